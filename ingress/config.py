@@ -1,0 +1,103 @@
+"""Settings: what flags and environment decide, typed, with units in the names. Parsed in `cli`, read everywhere."""
+
+import ipaddress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ingress.errors import ConfigError
+
+CONTROLLER_NAME = "aioingress.io/ingress-controller"
+DEFAULT_CLASS = "aioingress"
+NGINX_CLASS = "nginx"
+NGINX_CONTROLLER_NAME = "k8s.io/ingress-nginx"
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A listening address; IPv6 hosts are written in brackets (`[::]:8080`)."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Address":
+        """Raise ConfigError for anything but `IP:PORT`, `[IPv6]:PORT`, `:PORT`, `localhost:PORT`."""
+        host, sep, port = text.rpartition(":")
+        if not sep or not port.isascii() or not port.isdigit() or int(port) > 65535:
+            raise ConfigError(f"{text!r} is not an address: expected IP:PORT, such as 0.0.0.0:8080 or [::]:8080")
+        if host.startswith("[") and host.endswith("]"):
+            host = host[1:-1]
+        elif ":" in host:
+            raise ConfigError(f"{text!r} is not an address: write IPv6 as [{host}]:{port}")
+        if host == "":
+            host = "0.0.0.0"
+        elif host == "localhost":
+            host = "127.0.0.1"
+        try:
+            ipaddress.ip_address(host)
+        except ValueError:
+            raise ConfigError(f"{text!r} is not an address: {host!r} is not an IP") from None
+        return cls(host, int(port))
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class ClassSettings:
+    """Which Ingresses are ours.
+
+    `ingress_class` None and `controller_class` None (neither flag set) in standalone mode: no class, `aioingress` and `nginx`.
+    """
+
+    ingress_class: str | None = None
+    controller_class: str | None = None
+    watch_without_class: bool = False
+    standalone: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class TranslateSettings:
+    classes: ClassSettings = field(default_factory=ClassSettings)
+    default_backend_service: tuple[str, str] | None = None  # (namespace, name): its first port
+    annotation_prefixes: tuple[str, ...] = ("aioingress.io/", "nginx.ingress.kubernetes.io/")  # first wins
+    external_name_loopback: bool = True  # standalone mode may point ExternalName at loopback; a cluster may not
+    external_name_enabled: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ProxySettings:
+    """Data plane limits and timeouts that hold before a route is known. Defaults are those of ingress-nginx."""
+
+    client_header_timeout_s: float = 60.0
+    client_body_timeout_s: float = 60.0
+    keepalive_timeout_s: float = 75.0
+    keepalive_requests: int = 1000
+    request_line_limit_bytes: int = 8192  # large-client-header-buffers 4 8k: 414
+    header_line_limit_bytes: int = 8192  # one field line: 431
+    header_total_limit_bytes: int = 32768  # 4 x 8k: 431
+    header_count_limit: int = 128
+    upstream_keepalive_connections: int = 320  # idle, per worker and endpoint set
+    upstream_keepalive_timeout_s: float = 60.0
+    upstream_keepalive_requests: int = 10000
+    upstream_keepalive_time_s: float = 3600.0
+    replay_limit_bytes: int = 65536  # a body up to this size can be sent again to another endpoint
+    drain_timeout_s: float = 240.0  # worker-shutdown-timeout
+    access_log: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything `ingress serve` was told."""
+
+    manifests: tuple[Path, ...] = ()
+    http_addresses: tuple[Address, ...] = (Address("0.0.0.0", 8080),)
+    https_addresses: tuple[Address, ...] = (Address("0.0.0.0", 8443),)
+    admin_addresses: tuple[Address, ...] = (Address("0.0.0.0", 10254),)
+    workers: int | None = None  # None: one per CPU of the cgroup; 0: everything in this process
+    log_format: str = "text"  # text | json
+    log_level: str = "info"
+    hold_off_s: float = 0.02
+    hold_off_limit_s: float = 0.1
+    translate: TranslateSettings = field(default_factory=TranslateSettings)
+    proxy: ProxySettings = field(default_factory=ProxySettings)

@@ -1,0 +1,25 @@
+"""Names of objects."""
+
+import enum
+from typing import NamedTuple
+
+
+class Kind(enum.StrEnum):
+    INGRESS = "Ingress"
+    INGRESS_CLASS = "IngressClass"
+    SERVICE = "Service"
+    ENDPOINTS = "Endpoints"
+    ENDPOINT_SLICE = "EndpointSlice"
+    SECRET = "Secret"
+    CONFIG_MAP = "ConfigMap"
+
+
+class ObjectRef(NamedTuple):
+    """Identity of one object in a cluster. `namespace` is empty for cluster-scoped kinds (IngressClass)."""
+
+    kind: Kind
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.namespace}/{self.name}" if self.namespace else f"{self.kind} {self.name}"
