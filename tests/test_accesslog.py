@@ -101,7 +101,8 @@ def as_json(record: AccessRecord) -> dict[str, object]:
 def test_text_is_the_default_format_of_ingress_nginx() -> None:
     assert text(RECORD) == (
         '192.0.2.7 - alice [14/Nov/2023:22:13:20 +0000] "GET /shop/cart?item=1 HTTP/1.1" 200 512 '
-        '"https://example.com/" "curl/8.5.0" 345 0.012 [shop-frontend-80] [] 10.244.0.5:8080 512 0.012 200 0123456789abcdef0123456789abcdef'
+        '"https://example.com/" "curl/8.5.0" 345 0.012 [shop-frontend-80] [] '
+        "10.244.0.5:8080 512 0.012 200 0123456789abcdef0123456789abcdef"
     )
 
 
