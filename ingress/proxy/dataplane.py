@@ -19,7 +19,7 @@ from ingress.proxy.errorpages import ErrorPages
 from ingress.proxy.forward import Forwarder
 from ingress.proxy.link import Runtime
 from ingress.proxy.listener import ClientConnection
-from ingress.proxy.upstream import Pool
+from ingress.proxy.upstream import Pool, UpstreamContext
 from ingress.routing.table import RoutingTable, TableDelta
 
 _log = logging.getLogger(__name__)
@@ -48,15 +48,16 @@ class DataPlane:
         self._clock = clock
         self._metrics = metrics
         self.connections = 0
-        self.forwarder = Forwarder(settings, metrics, ErrorPages(), access_log, loop, clock)
-        self.runtime = Runtime(metrics, rng or random.Random(), clock, self._open_pool)
+        self.runtime = Runtime(metrics, rng or random.Random(), clock, time.time, self._open_pool)
+        self.forwarder = Forwarder(settings, self.runtime, metrics, ErrorPages(), access_log, loop, clock)
+        self._upstream = UpstreamContext(self.forwarder, settings, metrics, loop)
         self._manager = Server(_unused, handler_cancellation=True, loop=loop)
         self._listeners: list[tuple[asyncio.Server, socket.socket]] = []
         self._sweeper: asyncio.TimerHandle | None = None
         self._empty = asyncio.Event()
 
     def _open_pool(self, state: EndpointState) -> Pool:
-        return Pool(state, self.forwarder, self.settings, self._loop)
+        return Pool(state, self._upstream)
 
     # ---- tables --------------------------------------------------------------------------------------------------
 
@@ -79,7 +80,7 @@ class DataPlane:
         self._applied(delta.id)
 
     def _applied(self, table_id: str) -> None:
-        self._metrics.table_applied(table_id, self._clock())
+        self._metrics.table_applied(table_id)
 
     def settle_memory(self) -> None:
         """Take what lives long (the table) out of the collector's sight: at 10,000 routes a full collection costs tens of milliseconds."""
@@ -107,10 +108,12 @@ class DataPlane:
 
     def connection_opened(self) -> None:
         self.connections += 1
-        self._metrics.connection_accepted()
+        self._metrics.connections_accepted += 1
+        self._metrics.connections_open += 1
 
     def connection_closed(self) -> None:
         self.connections -= 1
+        self._metrics.connections_open -= 1
         if not self.connections:
             self._empty.set()
 
@@ -122,10 +125,9 @@ class DataPlane:
         for connection in self._manager.connections:
             assert isinstance(connection, ClientConnection)
             connection.sweep(now)
-        for upstream in self.runtime.upstreams.values():
-            upstream.readmit(now)
-        for pool in self._pools():
-            pool.sweep(now)
+        for upstream_connection in tuple(self._upstream.connections):
+            upstream_connection.sweep(now)
+        self.runtime.readmit(now)
         self._sweeper = self._loop.call_later(_SWEEP_S, self._sweep)
 
     # ---- drain ---------------------------------------------------------------------------------------------------
@@ -173,9 +175,8 @@ class DataPlane:
             connection.force_close()
         for upstream in self.runtime.upstreams.values():
             upstream.retire()
-        for pool in self._pools():
-            for upstream_connection in tuple(pool.connections):
-                upstream_connection.abort()
+        for upstream_connection in tuple(self._upstream.connections):
+            upstream_connection.abort()
         await asyncio.sleep(0)  # connection_lost of all of them
 
 

@@ -21,7 +21,7 @@ from ingress.metrics import WorkerMetrics
 from ingress.proxy.errorpages import ErrorPages
 from ingress.proxy.http1 import reason_phrase, request_head
 from ingress.proxy.httpdate import http_date
-from ingress.proxy.link import SUPPORTED_PROTOCOLS, LinkedRoute, Snapshot, UpstreamRuntime
+from ingress.proxy.link import IDEMPOTENT, LinkedRoute, Runtime, Snapshot, UpstreamRuntime
 from ingress.proxy.upstream import UpstreamConnection
 from ingress.routing.path import decoded_view, normalize_path
 
@@ -93,6 +93,7 @@ class Forwarder:
     def __init__(
         self,
         settings: ProxySettings,
+        runtime: Runtime,
         metrics: WorkerMetrics,
         error_pages: ErrorPages,
         access_log: AccessLog | None,
@@ -100,6 +101,7 @@ class Forwarder:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
+        self.runtime = runtime
         self._metrics = metrics
         self._error_pages = error_pages
         self._access_log = access_log
@@ -154,7 +156,7 @@ class Forwarder:
             self.respond(exchange, route.status)
             return
         exchange.upstream = upstream
-        if upstream.upstream.protocol not in SUPPORTED_PROTOCOLS:
+        if not upstream.servable:
             self._reject(exchange, Reason.UPSTREAM_PROTOCOL)
             return
         endpoint = upstream.pick(exchange, now)
@@ -222,7 +224,7 @@ class Forwarder:
         while idle:
             connection = idle.pop()
             # What can't be sent twice must not be sent into a connection that the endpoint has closed already.
-            if connection.reusable and (exchange.route.retry.method_allows(exchange.method) or not connection.peer_has_closed()):
+            if exchange.method in IDEMPOTENT or not connection.peer_has_closed():
                 self._send(exchange, connection)
                 return
             connection.close()
@@ -290,7 +292,7 @@ class Forwarder:
         assert endpoint is not None
         self._leave_endpoint(exchange)
         if exchange.response_started:
-            self._count_failure(upstream, endpoint, error)
+            upstream.stats.failed(reason.name.lower())
             exchange.downstream.respond_abort(exchange)
             self._finish(exchange)
             return
@@ -299,21 +301,21 @@ class Forwarder:
             # A kept connection that the endpoint had closed: no sign of ill health, and no attempt used up. Once a request: the new
             # connection is not a reused one.
             if self._repeatable(exchange):
-                self._metrics.retried(upstream.upstream.namespace, upstream.upstream.service)
+                upstream.stats.retries += 1
                 exchange.endpoint = endpoint
                 endpoint.inflight += 1
                 self._open(exchange, endpoint)
                 return
         else:
-            self._count_failure(upstream, endpoint, error)
-            if upstream.record_failure(endpoint, now):
-                self._metrics.ejected(upstream.upstream.namespace, upstream.upstream.service)
+            upstream.stats.failed(reason.name.lower())
+            if self.runtime.record_failure(upstream, endpoint, now):
+                upstream.stats.ejections += 1
                 _log.warning("endpoint %s of %s ejected: %s", endpoint.key, upstream.name, error)
         self._note_attempt(exchange, endpoint, status_of(reason), now)
         if self._may_retry(exchange, reason, now):
             other = self._other_endpoint(exchange, endpoint, now)
             if other is not None:
-                self._metrics.retried(upstream.upstream.namespace, upstream.upstream.service)
+                upstream.stats.retries += 1
                 self._attempt(exchange, other)
                 return
         _log.info(
@@ -357,9 +359,6 @@ class Forwarder:
         upstream: UpstreamRuntime = exchange.upstream
         return upstream.pick_other(exchange, now, tried)
 
-    def _count_failure(self, upstream: UpstreamRuntime, endpoint: EndpointState, error: ProxyError) -> None:
-        self._metrics.upstream_failed(upstream.upstream.namespace, upstream.upstream.service, error.reason.name.lower())
-
     # ---- response ------------------------------------------------------------------------------------------------
 
     def response_started(self, exchange: Exchange, connection: UpstreamConnection, status: int) -> bool:
@@ -375,7 +374,7 @@ class Forwarder:
                     exchange.upstream_connection = None
                     connection.detach()
                     self._leave_endpoint(exchange)
-                    self._metrics.retried(upstream.upstream.namespace, upstream.upstream.service)
+                    upstream.stats.retries += 1
                     self._attempt(exchange, other)
                     return False
         exchange.status = status
@@ -397,12 +396,12 @@ class Forwarder:
         """101: the exchange lasts as long as the tunnel."""
         exchange.status = 101
         exchange.response_started = True
-        self._metrics.tunnel_opened()
+        self._metrics.tunnels_open += 1
 
     def tunnel_closed(self, exchange: Exchange) -> None:
         if not exchange.finished:
             exchange.upstream_connection = None
-            self._metrics.tunnel_closed()
+            self._metrics.tunnels_open -= 1
             self._finish(exchange)
 
     def _reject(self, exchange: Exchange, reason: Reason) -> None:
@@ -467,7 +466,11 @@ class Forwarder:
                 remote_addr=exchange.client_address,
                 method=exchange.method,
                 target=exchange.target,
-                version=b"HTTP/1.0" if exchange.version == 10 else b"HTTP/1.1" if exchange.version == 11 else b"HTTP/2.0",
+                version=b"HTTP/1.0"
+                if exchange.version == 10
+                else b"HTTP/1.1"
+                if exchange.version == 11
+                else b"HTTP/2.0",
                 host=exchange.authority,
                 status=exchange.status,
                 body_bytes_sent=exchange.response_bytes,

@@ -133,6 +133,27 @@ def response_start(status: int, reason: bytes) -> bytes:
     return line
 
 
+_NO_OPTIONS: frozenset[bytes] = frozenset()
+_COMMON_OPTIONS = {
+    b"keep-alive": _NO_OPTIONS,
+    b"Keep-Alive": _NO_OPTIONS,
+    b"close": _NO_OPTIONS,
+    b"Close": _NO_OPTIONS,
+    b"upgrade": frozenset((b"upgrade",)),
+    b"Upgrade": frozenset((b"upgrade",)),
+    b"keep-alive, Upgrade": frozenset((b"upgrade",)),
+}
+
+
+def connection_options(values: Sequence[bytes]) -> frozenset[bytes]:
+    """Lower-case option names listed in Connection fields, without close and keep-alive."""
+    if len(values) == 1:
+        common = _COMMON_OPTIONS.get(values[0])
+        if common is not None:
+            return common
+    return connection_tokens(values) - {b"close", b"keep-alive"}
+
+
 def connection_tokens(values: Sequence[bytes]) -> frozenset[bytes]:
     """Lower-case option names listed in Connection fields."""
     return frozenset(token.strip().lower() for value in values for token in value.split(b",") if token.strip())

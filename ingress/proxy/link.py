@@ -9,15 +9,15 @@ from collections.abc import Callable, Iterable, Sequence
 from random import Random
 
 from ingress.affinity.client_ip import ClientIPAffinity
-from ingress.affinity.cookie import CookieSessions
 from ingress.affinity.hashkey import compile_hash_key
+from ingress.affinity.sessions import CookieSessions
 from ingress.balancing import ejection
 from ingress.balancing.base import EndpointState, Picker
-from ingress.balancing.consistent_hash import build as build_ring
-from ingress.balancing.consistent_hash import hash64
-from ingress.balancing.registry import build_picker
+from ingress.balancing.consistent_hash import ConsistentHash
+from ingress.balancing.hashing import hash64
+from ingress.balancing.registry import build_picker, build_ring, observes_latency
 from ingress.exchange import Exchange
-from ingress.metrics import RouteStats, WorkerMetrics
+from ingress.metrics import RouteStats, UpstreamStats, WorkerMetrics
 from ingress.routing.table import (
     AffinityMode,
     Balancing,
@@ -47,8 +47,9 @@ _STATUS_RETRIES = {
     RetryOn.HTTP_503: 503,
     RetryOn.HTTP_504: 504,
 }
-_IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"))
+IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"))
 _NO_KEY = 0
+SUPPORTED_PROTOCOLS = frozenset((UpstreamProtocol.HTTP,))
 
 
 class RetryRule:
@@ -67,7 +68,7 @@ class RetryRule:
 
     def method_allows(self, method: bytes) -> bool:
         """Whether a request of this method may be sent a second time (RFC 9110 section 9.2.2)."""
-        return self.non_idempotent or method in _IDEMPOTENT
+        return self.non_idempotent or method in IDEMPOTENT
 
 
 class UpstreamRuntime:
@@ -86,33 +87,45 @@ class UpstreamRuntime:
         "cookies",
         "name",
         "observes_latency",
+        "readmit_at",
+        "servable",
+        "stats",
         "sticky",
         "upstream",
     )
 
     def __init__(
-        self, upstream: Upstream, now: float, rng: Random, clock: Callable[[], float], open_pool: Callable[[EndpointState], object]
+        self,
+        upstream: Upstream,
+        now: float,
+        rng: Random,
+        stats: UpstreamStats,
+        wall_clock: Callable[[], float],
+        open_pool: Callable[[EndpointState], object],
     ) -> None:
         self._rng = rng
+        self.stats = stats
         self._open_pool = open_pool
         self._states: dict[Endpoint, EndpointState] = {}
         self._by_key: dict[str, EndpointState] = {}
         self._picker: Picker | None = None
-        self._ring: Picker | None = None
+        self._ring: ConsistentHash | None = None
+        self.readmit_at: float | None = None  # when an ejection ends
         self.upstream = upstream
         self.name = f"{upstream.namespace}-{upstream.service}-{upstream.port}"
-        self._bind(upstream.balancing, clock)
+        self._bind(upstream.balancing, wall_clock)
         self.update(upstream, now)
 
-    def _bind(self, balancing: Balancing, clock: Callable[[], float]) -> None:
+    def _bind(self, balancing: Balancing, wall_clock: Callable[[], float]) -> None:
         self.balancing = balancing
-        self.observes_latency = balancing.load_balance is LoadBalance.EWMA
-        self._hash_key = compile_hash_key(balancing.hash_key) if balancing.load_balance is LoadBalance.CONSISTENT_HASH else None
+        self.observes_latency = observes_latency(balancing)
+        hashed = balancing.load_balance is LoadBalance.CONSISTENT_HASH and balancing.affinity is AffinityMode.NONE
+        self._hash_key = compile_hash_key(balancing.hash_key) if hashed else None
         self.client_ip = (
-            ClientIPAffinity(balancing.client_ip_timeout_s, timer=clock) if balancing.affinity is AffinityMode.CLIENT_IP else None
+            ClientIPAffinity(balancing.client_ip_timeout_s) if balancing.affinity is AffinityMode.CLIENT_IP else None
         )
         cookie = balancing.cookie if balancing.affinity is AffinityMode.COOKIE else None
-        self.cookies = None if cookie is None else CookieSessions(cookie, self.upstream.key, self._rng)
+        self.cookies = None if cookie is None else CookieSessions(cookie, self.upstream.key, self._rng, wall_clock)
         self.sticky = self.client_ip is not None or self.cookies is not None or self._hash_key is not None
 
     def update(self, upstream: Upstream, now: float) -> None:
@@ -126,6 +139,9 @@ class UpstreamRuntime:
                 state.pool.retire()
         self._states = current
         self._by_key = {state.key: state for state in current.values()}
+        self.servable = upstream.protocol in SUPPORTED_PROTOCOLS
+        if self.cookies is not None:
+            self.cookies.rebind(self._by_key)
         self.rebuild(now)
 
     def _open(self, endpoint: Endpoint) -> EndpointState:
@@ -135,9 +151,11 @@ class UpstreamRuntime:
 
     def rebuild(self, now: float) -> None:
         """Recompute the pickers: after a change of endpoints, an ejection or a readmission."""
-        usable = ejection.usable(list(self._states.values()), now)
+        states = list(self._states.values())
+        usable = ejection.usable(states, now)
         self._picker = build_picker(self.balancing, usable, self._rng) if usable else None
-        self._ring = build_ring(usable, self._rng) if usable and self.sticky else None
+        self._ring = build_ring(self.balancing, usable) if usable else None
+        self.readmit_at = ejection.next_readmission(states, now)
 
     def retire(self) -> None:
         for state in self._states.values():
@@ -157,6 +175,9 @@ class UpstreamRuntime:
         return self._pick_sticky(exchange, now, picker)
 
     def _pick_sticky(self, exchange: Exchange, now: float, picker: Picker) -> EndpointState:
+        if self._hash_key is not None:
+            exchange.hash_key = hash64(self._hash_key(exchange))
+            return picker.pick(now, exchange.hash_key)
         ring = self._ring
         assert ring is not None
         if self.client_ip is not None:
@@ -171,32 +192,17 @@ class UpstreamRuntime:
                 # An ejection may be over in seconds and must not move the session for hours: go elsewhere, this time.
                 return ring.pick_other(now, exchange.hash_key, (state,)) or state
             return state
-        if self.cookies is not None:
-            return self.cookies.pick(exchange, self._by_key, ring, now)
-        assert self._hash_key is not None
-        exchange.hash_key = hash64(self._hash_key(exchange))
-        return picker.pick(now, exchange.hash_key)
+        assert self.cookies is not None
+        return self.cookies.pick(exchange, self._by_key, ring, now)
 
     def pick_other(self, exchange: Exchange, now: float, tried: Sequence[EndpointState]) -> EndpointState | None:
         """The endpoint for a further attempt: one that was not tried."""
-        picker = self._ring if self.sticky else self._picker
+        ring = self._ring
+        picker = self._picker if ring is None else ring
         state = None if picker is None else picker.pick_other(now, exchange.hash_key, tried)
-        if state is not None and self.cookies is not None:
-            self.cookies.moved(exchange, state)
+        if state is not None and self.cookies is not None and ring is not None:
+            self.cookies.moved(exchange, state, ring)
         return state
-
-    def record_failure(self, state: EndpointState, now: float) -> bool:
-        """True when the endpoint was ejected by it."""
-        if ejection.record_failure(state, now):
-            self.rebuild(now)
-            return True
-        return False
-
-    def readmit(self, now: float) -> None:
-        """Called from time to time: take ejected endpoints back whose time is over."""
-        at = ejection.next_readmission(self._states.values(), now)
-        if at is not None and at <= now:
-            self.rebuild(now)
 
 
 class LinkedRoute:
@@ -252,14 +258,33 @@ class Runtime:
         metrics: WorkerMetrics,
         rng: Random,
         clock: Callable[[], float],
+        wall_clock: Callable[[], float],
         open_pool: Callable[[EndpointState], object],
     ) -> None:
         self._metrics = metrics
         self._rng = rng
         self._clock = clock
+        self._wall_clock = wall_clock
         self._open_pool = open_pool
+        self.recovering: set[UpstreamRuntime] = set()  # those with an ejected endpoint
         self._retry_rules: dict[TrafficPolicy, RetryRule] = {}
         self.upstreams: dict[UpstreamKey, UpstreamRuntime] = {}
+
+    def record_failure(self, upstream: UpstreamRuntime, state: EndpointState, now: float) -> bool:
+        """Count a failure of an endpoint; True when it was ejected by it."""
+        if not ejection.record_failure(state, now):
+            return False
+        upstream.rebuild(now)
+        self.recovering.add(upstream)
+        return True
+
+    def readmit(self, now: float) -> None:
+        """Take endpoints back whose ejection is over. Called from time to time."""
+        for upstream in tuple(self.recovering):
+            if upstream.readmit_at is not None and upstream.readmit_at <= now:
+                upstream.rebuild(now)
+            if upstream.readmit_at is None:
+                self.recovering.discard(upstream)
 
     def link(self, table: RoutingTable) -> Snapshot:
         """Bind a whole table."""
@@ -293,7 +318,10 @@ class Runtime:
         for upstream in upstreams:
             runtime = self.upstreams.get(upstream.key)
             if runtime is None:
-                self.upstreams[upstream.key] = UpstreamRuntime(upstream, now, self._rng, self._clock, self._open_pool)
+                stats = self._metrics.upstream(upstream.namespace, upstream.service)
+                self.upstreams[upstream.key] = UpstreamRuntime(
+                    upstream, now, self._rng, stats, self._wall_clock, self._open_pool
+                )
             elif runtime.upstream != upstream:
                 runtime.update(upstream, now)
 
@@ -329,5 +357,3 @@ BUILT_IN_DEFAULT = Route(
     upstream=None,
     closed_status=404,
 )
-
-SUPPORTED_PROTOCOLS = frozenset((UpstreamProtocol.HTTP,))

@@ -12,7 +12,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 import httptools
 from aiohttp.web_protocol import RequestHandler
@@ -34,7 +34,7 @@ from ingress.proxy.http1 import (
     TRAILER_FIELDS,
     TRANSFER_ENCODING,
     UPGRADE,
-    connection_tokens,
+    connection_options,
     forwarded_block,
     last_chunk,
     response_head,
@@ -48,9 +48,13 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _PIPELINE_LIMIT = 32  # requests parsed and not answered; reading pauses there
-_SLICE = 8192  # what the parser gets at once outside a body, so that a segment full of tiny requests can't flood the queue
+_SLICE = (
+    8192  # what the parser gets at once outside a body, so that a segment full of tiny requests can't flood the queue
+)
 _BODY_SLICE = 65536
-_LINGER_S = 5.0  # how long a connection that is closed with unread input goes on reading, so that the answer isn't reset away
+_LINGER_S = (
+    5.0  # how long a connection that is closed with unread input goes on reading, so that the answer isn't reset away
+)
 _CONTINUE_AFTER_S = 1.0  # an endpoint that ignores Expect gets its body after this
 # Reasons to pause reading from the client, as bits.
 _PIPELINE = 1  # enough requests are queued, or what follows may be another protocol
@@ -80,6 +84,7 @@ class ClientConnection(RequestHandler):
     __slots__ = (
         "_active",
         "_address",
+        "_at_start",
         "_backlog",
         "_building",
         "_chunked_response",
@@ -124,12 +129,13 @@ class ClientConnection(RequestHandler):
         self._forwarded = b""
         # parsing
         self._in_head = False
+        self._at_start = False  # no request has begun before this segment
         self._uri = b""
         self._parsed_fields: list[Field] = []
         self._special: list[tuple[int, bytes, bytes]] = []
         self._building: Exchange | None = None  # its body is still coming in
         self._fed = 0  # bytes since the last element that was complete: bounds what the parser may hold
-        self._slice = 0  # length of what the parser was given last
+        self._slice = b""  # what the parser is being given
         self._failed = False  # input can't be parsed any further
         self._backlog = b""  # input not given to the parser yet
         # serving
@@ -157,8 +163,7 @@ class ClientConnection(RequestHandler):
     # ---- transport -----------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = transport = cast(asyncio.Transport, transport)  # uvloop's transports are no subclass of it
         transport.set_write_buffer_limits(high=_WRITE_HIGH_WATER)
         manager = self._manager
         assert manager is not None
@@ -187,7 +192,7 @@ class ClientConnection(RequestHandler):
         self._pending.clear()
         self._building = None
 
-    def eof_received(self) -> bool:
+    def eof_received(self) -> bool:  # type: ignore[override]
         if self._tunnel is not None:
             self._half_closed = True
             self._tunnel.tunnel_write_eof()
@@ -261,7 +266,8 @@ class ClientConnection(RequestHandler):
     def _feed(self, data: bytes) -> None:
         parser = self._wire
         assert parser is not None
-        self._slice = len(data)
+        self._slice = data
+        self._at_start = not self._in_head and self._building is None
         try:
             parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -312,12 +318,16 @@ class ClientConnection(RequestHandler):
         special = self._special
         self._parsed_fields = []
         self._special = []
-        exchange = Exchange(self, self._address, b"http", self._forwarded)  # type: ignore[arg-type]
-        exchange.method = parser.get_method()
+        exchange = Exchange(self, self._address, b"http", self._forwarded)
+        method = exchange.method = parser.get_method()
         exchange.fields = fields
         uri = exchange.target = self._uri
         exchange.keep_alive = parser.should_keep_alive()
-        exchange.version = 11 if parser.get_http_version() == "1.1" else 10
+        # get_http_version() formats a string: look at the bytes where the head is all in this segment.
+        at = len(method) + len(uri) + 2
+        if self._fed or not self._at_start or self._slice[at : at + 10] != b"HTTP/1.1\r\n":
+            exchange.version = 11 if parser.get_http_version() == "1.1" else 10
+        self._at_start = False
         hosts = 0
         options: list[bytes] | None = None
         for action, name, value in special:
@@ -347,10 +357,10 @@ class ClientConnection(RequestHandler):
             elif action == FORWARDED_HOST:
                 fields.append((b"X-Original-Forwarded-Host", value))
         if options is not None:
-            named = connection_tokens(options)
+            named = connection_options(options)
             if b"upgrade" not in named:
                 exchange.upgrade = b""
-            if named - _PLAIN_OPTIONS:
+            if named:
                 exchange.fields = [f for f in fields if f[0].lower() not in named]
         elif exchange.upgrade:
             exchange.upgrade = b""
@@ -362,7 +372,7 @@ class ClientConnection(RequestHandler):
             if hosts or exchange.version != 10:
                 raise _Refused(Reason.BAD_REQUEST)
             exchange.authority = b"_"
-        if self._fed + self._slice > self._settings.header_line_limit_bytes or len(fields) > 64:
+        if self._fed + len(self._slice) > self._settings.header_line_limit_bytes or len(fields) > 64:
             self._check_limits(exchange, special)
         if b"#" in uri:
             raise _Refused(Reason.BAD_REQUEST)
@@ -448,7 +458,7 @@ class ClientConnection(RequestHandler):
                 else:
                     self._forwarder.request_refused(exchange, reason)
             return
-        refused = Exchange(self, self._address, b"http", self._forwarded)  # type: ignore[arg-type]
+        refused = Exchange(self, self._address, b"http", self._forwarded)
         refused.error = reason
         refused.keep_alive = False
         refused.body_complete = True
@@ -559,7 +569,13 @@ class ClientConnection(RequestHandler):
         self._out += parts
 
     def respond_head(
-        self, exchange: Exchange, status: int, reason: bytes, fields: Sequence[Field], framing: BodyFraming, content_length: int
+        self,
+        exchange: Exchange,
+        status: int,
+        reason: bytes,
+        fields: Sequence[Field],
+        framing: BodyFraming,
+        content_length: int,
     ) -> None:
         self._response_open = True
         if exchange.set_cookie:
@@ -796,7 +812,6 @@ class ClientConnection(RequestHandler):
 
 
 _DRAIN_IDLE_S = 1.0  # while draining: a client that sends within this finds out by `Connection: close`, not by a reset
-_PLAIN_OPTIONS = frozenset((b"close", b"keep-alive", b"upgrade"))
 
 
 class _Refused(Exception):

@@ -7,7 +7,7 @@ call, and reports every failure to the `Forwarder`, which alone decides what hap
 import asyncio
 import logging
 import select
-from typing import Protocol
+from typing import Protocol, cast
 
 import httptools
 
@@ -15,6 +15,7 @@ from ingress.balancing.base import EndpointState
 from ingress.config import ProxySettings
 from ingress.errors import ProxyError, Reason
 from ingress.exchange import BodyFraming, Exchange, Field
+from ingress.metrics import WorkerMetrics
 from ingress.proxy.http1 import (
     CONNECTION,
     CONTENT_LENGTH,
@@ -24,6 +25,7 @@ from ingress.proxy.http1 import (
     TRAILER_FIELDS,
     TRANSFER_ENCODING,
     UPGRADE,
+    connection_options,
     connection_tokens,
     last_chunk,
     reason_phrase,
@@ -65,23 +67,32 @@ class Tunnel(Protocol):
     def resume_tunnel(self) -> None: ...
 
 
-class Pool:
-    """Idle connections to one endpoint, newest first, and the set of all."""
+class UpstreamContext:
+    """What all connections of one data plane share."""
 
-    __slots__ = ("_limit", "connections", "forwarder", "idle", "loop", "opened", "retired", "settings", "state")
+    __slots__ = ("connections", "forwarder", "loop", "metrics", "settings")
 
     def __init__(
-        self, state: EndpointState, forwarder: Forwarding, settings: ProxySettings, loop: asyncio.AbstractEventLoop
+        self, forwarder: Forwarding, settings: ProxySettings, metrics: WorkerMetrics, loop: asyncio.AbstractEventLoop
     ) -> None:
-        self.state = state
         self.forwarder = forwarder
         self.settings = settings
+        self.metrics = metrics
         self.loop = loop
+        self.connections: set[UpstreamConnection] = set()  # all that are open: what the sweep looks at
+
+
+class Pool:
+    """Idle connections to one endpoint, newest first."""
+
+    __slots__ = ("_limit", "context", "idle", "retired", "state")
+
+    def __init__(self, state: EndpointState, context: "UpstreamContext") -> None:
+        self.state = state
+        self.context = context
         self.idle: list[UpstreamConnection] = []
-        self.connections: set[UpstreamConnection] = set()
         self.retired = False
-        self.opened = 0
-        self._limit = settings.upstream_keepalive_connections
+        self._limit = context.settings.upstream_keepalive_connections
 
     def acquire(self) -> "UpstreamConnection | None":
         """An idle connection, or None."""
@@ -90,13 +101,20 @@ class Pool:
     async def connect(self) -> "UpstreamConnection":
         """A new connection. Raises OSError."""
         endpoint = self.state.endpoint
-        self.opened += 1
-        _, connection = await self.loop.create_connection(lambda: UpstreamConnection(self), endpoint.address, endpoint.port)
+        context = self.context
+        _, connection = await context.loop.create_connection(
+            lambda: UpstreamConnection(self), endpoint.address, endpoint.port
+        )
+        context.metrics.upstream_connections_opened += 1
         return connection
 
     def release(self, connection: "UpstreamConnection") -> None:
         """Take back a connection whose exchange is complete on both sides."""
-        if self.retired or len(self.idle) >= self._limit or connection.requests >= self.settings.upstream_keepalive_requests:
+        if (
+            self.retired
+            or len(self.idle) >= self._limit
+            or connection.requests >= self.context.settings.upstream_keepalive_requests
+        ):
             connection.close()
         else:
             self.idle.append(connection)
@@ -108,11 +126,6 @@ class Pool:
         for connection in idle:
             connection.close()
 
-    def sweep(self, now: float) -> None:
-        """Close what has been idle or alive for too long; time out what has been silent for too long."""
-        for connection in tuple(self.connections):
-            connection.sweep(now)
-
 
 class UpstreamConnection(asyncio.Protocol):
     """One TCP connection to an endpoint, speaking HTTP/1.1."""
@@ -122,6 +135,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_chunked",
         "_complete",
         "_content_length",
+        "_context",
         "_created",
         "_date_seen",
         "_fields",
@@ -149,6 +163,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
+        self._context = pool.context
         self.transport: asyncio.Transport | None = None
         self.exchange: Exchange | None = None
         self.requests = 0
@@ -163,28 +178,23 @@ class UpstreamConnection(asyncio.Protocol):
         self._seen = 0.0  # last sweep that saw it touched
         self._created = 0.0
         self._unsent = 0  # write buffer at the last sweep
+        self._keep_alive = False
         self._reset()
 
     def _reset(self) -> None:
         self._fields: list[Field] = []
         self._reason = b""
         self._content_length = -1
-        self._chunked = False
-        self._transfer_encoding = False
+        self._chunked = self._transfer_encoding = self._date_seen = self._in_body = self._complete = False
         self._options: list[bytes] | None = None
         self._upgrade = b""
-        self._date_seen = False
-        self._in_body = False
-        self._complete = False
-        self._keep_alive = False
         self._head_bytes = 0
 
     # ---- transport ---------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        self.pool.connections.add(self)
+        self.transport = transport = cast(asyncio.Transport, transport)  # uvloop's transports are no subclass of it
+        self._context.connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
@@ -193,7 +203,7 @@ class UpstreamConnection(asyncio.Protocol):
         try:
             self._lost(exc)
         finally:
-            self._parser = None  # it holds our bound methods: a cycle
+            del self._parser  # it holds our bound methods: a cycle
 
     def _lost(self, exc: Exception | None) -> None:
         if self._tunnel is not None:
@@ -205,7 +215,9 @@ class UpstreamConnection(asyncio.Protocol):
                 self._end(exchange)  # the close is the end of such a body (RFC 9112 section 6.3)
                 exchange.downstream.flush()
                 return
-            self._fail(Reason.UPSTREAM_CLOSED, str(exc) if exc is not None else "closed before the response was complete")
+            self._fail(
+                Reason.UPSTREAM_CLOSED, str(exc) if exc is not None else "closed before the response was complete"
+            )
 
     @property
     def _until_close(self) -> bool:
@@ -216,6 +228,8 @@ class UpstreamConnection(asyncio.Protocol):
             self.half_closed = True
             self._tunnel.tunnel_eof()
             return True
+        self.closed = True
+        self._forget()
         return False  # the transport closes itself, connection_lost follows
 
     def close(self) -> None:
@@ -231,15 +245,11 @@ class UpstreamConnection(asyncio.Protocol):
             self.transport.abort()
 
     def _forget(self) -> None:
-        self.pool.connections.discard(self)
+        self._context.connections.discard(self)
         try:
             self.pool.idle.remove(self)
         except ValueError:
             pass
-
-    @property
-    def reusable(self) -> bool:
-        return not self.closed and self.transport is not None and not self.transport.is_closing()
 
     def peer_has_closed(self) -> bool:
         """Look at the socket itself: a FIN may be there that the loop has not read yet. Costs a system call, so it's only asked before
@@ -255,6 +265,8 @@ class UpstreamConnection(asyncio.Protocol):
     def send_head(self, exchange: Exchange, head: bytes) -> None:
         """Begin an exchange; a body kept so far goes out behind the head."""
         self.exchange = exchange
+        if self.requests:
+            self._context.metrics.upstream_connections_reused += 1
         self.requests += 1
         self._touched = True
         transport = self.transport
@@ -395,8 +407,9 @@ class UpstreamConnection(asyncio.Protocol):
         fields = self._fields
         reason = self._reason or reason_phrase(status)
         if self._options is not None:
-            named = connection_tokens(self._options)
-            fields = [f for f in fields if f[0].lower() not in named]
+            named = connection_options(self._options)
+            if named:
+                fields = [f for f in fields if f[0].lower() not in named]
         if status < 200:
             if status != 101:
                 exchange.downstream.respond_informational(exchange, status, reason, fields)
@@ -410,7 +423,7 @@ class UpstreamConnection(asyncio.Protocol):
         if len(fields) > _FIELD_LIMIT:
             raise _Protocol("too many header fields")
         self._in_body = True
-        if not self.pool.forwarder.response_started(exchange, self, status):
+        if not self._context.forwarder.response_started(exchange, self, status):
             return
         self._fields = []
         if not self._date_seen:
@@ -452,15 +465,13 @@ class UpstreamConnection(asyncio.Protocol):
     def _end(self, exchange: Exchange) -> None:
         trailers = [f for f in self._fields if TRAILER_FIELDS[f[0]] == PASS] if self._fields else ()
         self.exchange = None
-        keep_alive = self._keep_alive
         self._reset()
-        self._keep_alive = keep_alive
-        self.pool.forwarder.response_ended(exchange, self)
+        self._context.forwarder.response_ended(exchange, self)
         exchange.downstream.respond_end(exchange, trailers)
 
     def finished(self, request_complete: bool) -> None:
         """The exchange is over: back to the pool, or closed when the connection can't carry another."""
-        if request_complete and self._keep_alive and self.reusable:
+        if request_complete and self._keep_alive and not self.closed:
             self.pool.release(self)
         else:
             self.close()
@@ -474,7 +485,7 @@ class UpstreamConnection(asyncio.Protocol):
             return
         fields, reason = self._fields, self._reason
         self.exchange = None
-        self.pool.forwarder.upgraded(exchange, self)
+        self._context.forwarder.upgraded(exchange, self)
         exchange.downstream.respond_upgrade(exchange, reason, fields, self, early)
 
     def _fail(self, reason: Reason, detail: str) -> None:
@@ -482,7 +493,7 @@ class UpstreamConnection(asyncio.Protocol):
         if exchange is None:
             return
         self.abort()
-        self.pool.forwarder.upstream_failed(exchange, self, ProxyError(reason, detail))
+        self._context.forwarder.upstream_failed(exchange, self, ProxyError(reason, detail))
 
     def detach(self) -> None:
         """The exchange ends without this connection (client gone, or the answer was rejected): it can't be used again."""
@@ -529,7 +540,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def sweep(self, now: float) -> None:
         """Called a few times a second. `read` and `send` time-outs are between two operations, as in nginx."""
-        settings = self.pool.settings
+        settings = self._context.settings
         if self._created == 0.0:
             self._created = now
         if self._touched:
@@ -541,7 +552,10 @@ class UpstreamConnection(asyncio.Protocol):
         if exchange is None:
             if self._tunnel is not None:
                 return  # the client's side of the tunnel knows its route's time-outs
-            if silent_s > settings.upstream_keepalive_timeout_s or now - self._created > settings.upstream_keepalive_time_s:
+            if (
+                silent_s > settings.upstream_keepalive_timeout_s
+                or now - self._created > settings.upstream_keepalive_time_s
+            ):
                 self._forget()
                 self.close()
             return
@@ -568,5 +582,3 @@ class UpstreamConnection(asyncio.Protocol):
 
 class _Protocol(Exception):
     """Raised inside parser callbacks for what llhttp accepts and we don't."""
-
-
