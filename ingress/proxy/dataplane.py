@@ -7,6 +7,7 @@ import random
 import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
+from typing import cast
 
 from aiohttp import web
 from aiohttp.web_server import Server
@@ -106,6 +107,10 @@ class DataPlane:
     def addresses(self) -> Sequence[tuple[str, int]]:
         return [sock.getsockname()[:2] for _, sock in self._listeners]
 
+    @property
+    def client_connections(self) -> list[ClientConnection]:
+        return cast(list[ClientConnection], self._manager.connections)
+
     def connection_opened(self) -> None:
         self.connections += 1
         self._metrics.connections_accepted += 1
@@ -122,8 +127,7 @@ class DataPlane:
     def _sweep(self) -> None:
         """Time-outs, expiry and readmission for everything, by marks that the hot path left: no timer per request."""
         now = self._clock()
-        for connection in self._manager.connections:
-            assert isinstance(connection, ClientConnection)
+        for connection in self.client_connections:
             connection.sweep(now)
         for upstream_connection in tuple(self._upstream.connections):
             upstream_connection.sweep(now)
@@ -171,7 +175,7 @@ class DataPlane:
             self._sweeper.cancel()
             self._sweeper = None
         await self.stop_accepting(last=False)
-        for connection in self._manager.connections:
+        for connection in self.client_connections:
             connection.force_close()
         for upstream in self.runtime.upstreams.values():
             upstream.retire()

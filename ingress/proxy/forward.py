@@ -460,7 +460,7 @@ class Forwarder:
         if exchange.endpoint is not None:
             attempts.append((exchange.endpoint.key, exchange.status))
         rule = None if route is None else route.route
-        log.append(
+        log.write(
             AccessRecord(
                 time_s=time.time(),
                 remote_addr=exchange.client_address,

@@ -5,12 +5,12 @@ counters. They are kept by key in `Runtime`; a swap binds the new table to those
 Endpoint changes reach the `UpstreamRuntime` in place, so they cost nothing per route.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from random import Random
 
-from ingress.affinity.client_ip import ClientIPAffinity
+from ingress.affinity.client_ip import ClientIPAffinity, Update
 from ingress.affinity.hashkey import compile_hash_key
-from ingress.affinity.sessions import CookieSessions
+from ingress.proxy.sessions import CookieSessions
 from ingress.balancing import ejection
 from ingress.balancing.base import EndpointState, Picker
 from ingress.balancing.consistent_hash import ConsistentHash
@@ -266,6 +266,7 @@ class Runtime:
         self._clock = clock
         self._wall_clock = wall_clock
         self._open_pool = open_pool
+        self.client_ip: dict[UpstreamKey, UpstreamRuntime] = {}  # those with client-IP affinity
         self.recovering: set[UpstreamRuntime] = set()  # those with an ejected endpoint
         self._retry_rules: dict[TrafficPolicy, RetryRule] = {}
         self.upstreams: dict[UpstreamKey, UpstreamRuntime] = {}
@@ -285,6 +286,22 @@ class Runtime:
                 upstream.rebuild(now)
             if upstream.readmit_at is None:
                 self.recovering.discard(upstream)
+
+    def drain_affinity(self) -> dict[UpstreamKey, list[Update]]:
+        """Client-IP assignments that the other workers don't know of yet."""
+        return {
+            key: updates
+            for key, upstream in self.client_ip.items()
+            if upstream.client_ip is not None and (updates := upstream.client_ip.drain_updates())
+        }
+
+    def merge_affinity(self, updates: Mapping[UpstreamKey, Iterable[Update]]) -> None:
+        """Take over assignments of other workers. Their clock is ours: one machine's monotonic clock."""
+        now = self._clock()
+        for key, changes in updates.items():
+            upstream = self.client_ip.get(key)
+            if upstream is not None and upstream.client_ip is not None:
+                upstream.client_ip.merge(changes, now)
 
     def link(self, table: RoutingTable) -> Snapshot:
         """Bind a whole table."""
@@ -328,6 +345,7 @@ class Runtime:
     def _retire(self, keys: Iterable[UpstreamKey]) -> None:
         for key in list(keys):
             runtime = self.upstreams.pop(key, None)
+            self.client_ip.pop(key, None)
             if runtime is not None:
                 runtime.retire()
 

@@ -1,0 +1,111 @@
+"""What the controller needs of its workers, whether they are processes (`Supervisor`) or this very process (`InProcess`)."""
+
+import asyncio
+import gc
+import logging
+import socket
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from ingress.accesslog import AccessLog
+from ingress.config import ProxySettings
+from ingress.metrics import MetricsSnapshot, WorkerMetrics
+from ingress.proxy.dataplane import DataPlane
+from ingress.routing.table import RoutingTable, diff_tables
+
+_log = logging.getLogger(__name__)
+
+
+class WorkerPool(Protocol):
+    wanted: int
+    restarts: int
+
+    @property
+    def live(self) -> int:
+        """Workers that run and serve by some table."""
+
+    @property
+    def ready(self) -> bool:
+        """Every wanted worker serves by some table."""
+
+    def publish(self, table: RoutingTable) -> None:
+        """Make all workers serve by `table`; returns at once."""
+
+    async def run(self) -> None:
+        """Keep the wanted number of workers alive; until cancelled or drained."""
+
+    async def metrics(self) -> MetricsSnapshot:
+        """Counters over all workers, those that have ended included."""
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Stop accepting, finish what is under way. False when something was cut."""
+
+    def kill(self) -> None:
+        """Cut everything now."""
+
+
+class InProcess:
+    """`--workers 0`: the data plane on the controller's own loop. For tests and tiny Pods."""
+
+    def __init__(
+        self,
+        settings: ProxySettings,
+        sockets: Sequence[socket.socket],
+        log_format: str,
+        loop: asyncio.AbstractEventLoop,
+        applied: Callable[[str], None] | None = None,
+    ) -> None:
+        self.wanted = 0
+        self.restarts = 0
+        self._sockets = sockets
+        self._access_log = AccessLog(log_format) if settings.access_log else None
+        access_log = self._access_log
+        self._metrics = WorkerMetrics(
+            requests_in_flight=lambda: self.plane.forwarder.in_flight,
+            access_log_dropped=(lambda: access_log.dropped) if access_log is not None else lambda: 0,
+        )
+        self.plane = DataPlane(settings, self._metrics, access_log, loop)
+        self._table: RoutingTable | None = None
+        self._published = asyncio.Event()
+        self._listening = False
+
+    @property
+    def live(self) -> int:
+        return int(self._listening)
+
+    @property
+    def ready(self) -> bool:
+        return self._listening and not self.plane.draining
+
+    def publish(self, table: RoutingTable) -> None:
+        if self._table is None:
+            self.plane.swap(table)
+        else:
+            self.plane.apply(diff_tables(self._table, table))
+        self._table = table
+        self._published.set()
+
+    async def run(self) -> None:
+        await self._published.wait()
+        gc.set_threshold(20000, 20, 100)
+        self.plane.settle_memory()
+        await self.plane.listen(self._sockets)
+        for sock in self._sockets:
+            sock.close()  # the data plane has its own copies, which it closes when it drains
+        self._listening = True
+        await asyncio.Event().wait()
+
+    async def metrics(self) -> MetricsSnapshot:
+        return self._metrics.snapshot()
+
+    async def drain(self, timeout_s: float) -> bool:
+        await self.plane.stop_accepting(last=True)
+        finished = await self.plane.drain(timeout_s)
+        await self.plane.close()
+        if self._access_log is not None:
+            self._access_log.close()
+        return finished
+
+    def kill(self) -> None:
+        for connection in self.plane.client_connections:
+            connection.force_close()

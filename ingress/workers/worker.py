@@ -1,0 +1,165 @@
+"""A worker process: one loop, one data plane, told by its controller what to serve. Never talks to the Kubernetes API.
+
+Started as `python -m ingress.workers.worker CHANNEL_FD LISTEN_FD…`.
+"""
+
+import asyncio
+import gc
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+
+from ingress.accesslog import AccessLog
+from ingress.config import ProxySettings
+from ingress.logs import setup_logging
+from ingress.loops import run
+from ingress.metrics import WorkerMetrics
+from ingress.proxy.dataplane import DataPlane
+from ingress.routing.table import TableDelta
+from ingress.workers.channel import (
+    Affinity,
+    Applied,
+    Channel,
+    Drain,
+    Draining,
+    FullTable,
+    Hello,
+    Metrics,
+    MetricsRequest,
+    NeedTable,
+    ToWorker,
+    worker_end,
+)
+
+_log = logging.getLogger(__name__)
+_AFFINITY_S = 0.05  # how long a client's new endpoint may be known to one worker only
+
+
+class Worker:
+    """Serves until it is told to drain, by its controller or by SIGTERM, or until the controller is gone."""
+
+    def __init__(self, sockets: Sequence[socket.socket]) -> None:
+        self._sockets = sockets
+        self._channel: Channel | None = None
+        self._plane: DataPlane | None = None
+        self._metrics: WorkerMetrics | None = None
+        self._access_log: AccessLog | None = None
+        self._hello: asyncio.Future[Hello] | None = None
+        self._drain: asyncio.Future[Drain] | None = None
+        self._listening = False
+        self._drain_timeout_s = 0.0
+
+    async def run(self, channel_socket: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        self._hello = loop.create_future()
+        self._drain = loop.create_future()
+        channel = worker_end(self._on_message, self._on_lost)
+        self._channel = channel
+        await loop.create_unix_connection(lambda: channel, sock=channel_socket)
+        hello = await self._hello
+        setup_logging(hello.log_format, hello.log_level, role=f"worker {hello.index}")
+        plane = self._start(hello.proxy, loop, hello.log_format)
+        loop.add_signal_handler(signal.SIGTERM, self._on_signal)
+        loop.add_signal_handler(
+            signal.SIGINT, lambda: None
+        )  # a terminal sends it to the whole group; the controller decides
+        affinity = loop.create_task(self._share_affinity(plane), name="share-affinity")
+        drain = await self._drain
+        channel.send(Draining())
+        await plane.stop_accepting(drain.last)
+        await plane.drain(drain.timeout_s)
+        affinity.cancel()
+        await plane.close()
+        channel.send(Metrics(self._metrics.encode() if self._metrics is not None else b""))
+        if self._access_log is not None:
+            self._access_log.close()
+        channel.close()
+        await asyncio.sleep(0)
+
+    def _start(self, settings: ProxySettings, loop: asyncio.AbstractEventLoop, log_format: str) -> DataPlane:
+        access_log = self._access_log = AccessLog(log_format) if settings.access_log else None
+        self._drain_timeout_s = settings.drain_timeout_s
+        metrics = self._metrics = WorkerMetrics(
+            requests_in_flight=lambda: plane.forwarder.in_flight,
+            access_log_dropped=(lambda: access_log.dropped) if access_log is not None else lambda: 0,
+        )
+        plane = self._plane = DataPlane(settings, metrics, access_log, loop)
+        return plane
+
+    def _on_message(self, message: ToWorker) -> None:
+        assert self._channel is not None
+        plane = self._plane
+        match message:
+            case Hello():
+                assert self._hello is not None
+                self._hello.set_result(message)
+            case FullTable(table):
+                assert plane is not None
+                plane.swap(table)
+                self._channel.send(Applied(table.id))
+                if not self._listening:
+                    # Not before there is a table: the kernel queues connections meanwhile, so nobody sees a premature 404.
+                    self._listening = True
+                    gc.set_threshold(20000, 20, 100)
+                    plane.settle_memory()
+                    listen = asyncio.ensure_future(plane.listen(self._sockets))
+                    listen.add_done_callback(_raise)
+            case TableDelta():
+                assert plane is not None
+                try:
+                    plane.apply(message)
+                except ValueError as problem:
+                    _log.warning("asking for the full table: %s", problem)
+                    self._channel.send(NeedTable())
+                else:
+                    self._channel.send(Applied(message.id))
+            case Affinity(updates):
+                assert plane is not None
+                plane.runtime.merge_affinity(updates)
+            case MetricsRequest():
+                assert self._metrics is not None
+                self._channel.send(Metrics(self._metrics.encode()))
+            case Drain():
+                self._begin_drain(message)
+
+    def _begin_drain(self, drain: Drain) -> None:
+        assert self._drain is not None
+        if not self._drain.done():
+            self._drain.set_result(drain)
+
+    def _on_signal(self) -> None:
+        """SIGTERM to this process alone: the controller will start another on the same sockets."""
+        self._begin_drain(Drain(last=False, timeout_s=self._drain_timeout_s))
+
+    def _on_lost(self) -> None:
+        """The controller is gone: serve what is under way, take nothing new."""
+        if self._hello is not None and not self._hello.done():
+            self._hello.set_exception(ConnectionError("the controller went away"))
+            return
+        self._begin_drain(Drain(last=True, timeout_s=self._drain_timeout_s))
+
+    async def _share_affinity(self, plane: DataPlane) -> None:
+        while True:
+            await asyncio.sleep(_AFFINITY_S)
+            updates = plane.runtime.drain_affinity()
+            if updates and self._channel is not None:
+                self._channel.send(Affinity(updates))
+
+
+def _raise(task: "asyncio.Future[None]") -> None:
+    if not task.cancelled():
+        task.result()
+
+
+def main(argv: Sequence[str]) -> int:
+    channel_fd, *listen_fds = (int(text) for text in argv)
+    channel = socket.socket(fileno=channel_fd)
+    channel.setblocking(False)
+    run(Worker([socket.socket(fileno=fd) for fd in listen_fds]).run(channel))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
