@@ -4,7 +4,6 @@ from hypothesis import strategies as st
 
 from ingress.balancing.base import EndpointState
 from ingress.balancing.ejection import next_readmission, record_failure, record_success, usable
-
 from tests.balancing.support import make_states
 
 

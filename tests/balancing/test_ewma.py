@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingress.balancing.ewma import DECAY_S, build, observe
-
 from tests.balancing.support import make_states
 
 

@@ -2,7 +2,6 @@ from collections import Counter
 from random import Random
 
 from ingress.balancing.least_request import build
-
 from tests.balancing.support import make_states
 
 

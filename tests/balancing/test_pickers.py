@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from ingress.balancing.registry import FACTORIES, build_picker, build_ring, observes_latency
 from ingress.routing.table import AffinityMode, Balancing, LoadBalance
-
 from tests.balancing.support import make_states
 
 algorithms = st.sampled_from(LoadBalance)

@@ -5,7 +5,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingress.balancing.round_robin import build
-
 from tests.balancing.support import make_states
 
 
