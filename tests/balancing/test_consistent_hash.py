@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 
 from ingress.balancing.consistent_hash import POINTS, ConsistentHash
 from ingress.balancing.hashing import hash64
-
-from .support import make_states
+from tests.balancing.support import make_states
 
 KEYS = [hash64(b"client-%d" % number) for number in range(5000)]
 

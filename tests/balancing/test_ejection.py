@@ -4,8 +4,7 @@ from hypothesis import strategies as st
 
 from ingress.balancing.base import EndpointState
 from ingress.balancing.ejection import next_readmission, record_failure, record_success, usable
-
-from .support import make_states
+from tests.balancing.support import make_states
 
 
 def eject(state: EndpointState, now: float) -> None:

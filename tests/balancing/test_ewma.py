@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingress.balancing.ewma import DECAY_S, build, observe
-
-from .support import make_states
+from tests.balancing.support import make_states
 
 
 def test_a_peak_counts_at_once() -> None:

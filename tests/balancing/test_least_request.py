@@ -2,8 +2,7 @@ from collections import Counter
 from random import Random
 
 from ingress.balancing.least_request import build
-
-from .support import make_states
+from tests.balancing.support import make_states
 
 
 def test_the_less_loaded_of_two_wins() -> None:

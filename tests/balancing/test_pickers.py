@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from ingress.balancing.registry import FACTORIES, build_picker, build_ring, observes_latency
 from ingress.routing.table import AffinityMode, Balancing, LoadBalance
-
-from .support import make_states
+from tests.balancing.support import make_states
 
 algorithms = st.sampled_from(LoadBalance)
 keys = st.integers(min_value=0, max_value=2**64 - 1)

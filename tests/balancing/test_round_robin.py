@@ -5,8 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingress.balancing.round_robin import build
-
-from .support import make_states
+from tests.balancing.support import make_states
 
 
 @given(st.integers(1, 30), st.integers(1, 5), st.integers())
