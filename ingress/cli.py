@@ -405,12 +405,13 @@ def _command_path(error: click.UsageError, arguments: list[str]) -> str:
 
 def _describe(error: click.UsageError) -> str:
     """click's message; a bad value from the environment names the variable instead of the flag."""
-    if isinstance(error, click.BadParameter) and isinstance(error.param, click.Option) and error.ctx is not None:
-        name = error.param.name
-        if error.ctx.get_parameter_source(name) is ParameterSource.ENVIRONMENT:
-            variable = error.param.envvar or f"{error.ctx.auto_envvar_prefix}_{name.upper()}"
-            return f"invalid value for {variable}: {error.message.partition(' Recognized values')[0]}"
-    return error.format_message()
+    if type(error) is not click.BadParameter or not isinstance(error.param, click.Option) or error.ctx is None:
+        return error.format_message()
+    option = error.param
+    name = f"'{max(option.opts, key=len)}'"
+    if error.ctx.get_parameter_source(option.name) is ParameterSource.ENVIRONMENT:
+        name = str(option.envvar or f"{error.ctx.auto_envvar_prefix}_{option.name.upper()}")
+    return f"invalid value for {name}: {error.message.partition(' Recognized values')[0]}"
 
 
 def _fail(line: str) -> int:
