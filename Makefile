@@ -21,6 +21,7 @@ help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 20
 
 setup: $(READY) ## the virtual environment only
+	@:
 
 demo: $(READY) ## three echo backends behind the controller, with curl lines to try; Ctrl-C ends it
 	@exec $(BIN)/ingress demo $(ARGS)
