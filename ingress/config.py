@@ -81,6 +81,7 @@ class ProxySettings:
 
     client_header_timeout_s: float = 60.0
     client_body_timeout_s: float = 60.0
+    client_send_timeout_s: float = 60.0
     keepalive_timeout_s: float = 75.0
     keepalive_requests: int = 1000
     request_line_limit_bytes: int = 8192  # large-client-header-buffers 4 8k: 414

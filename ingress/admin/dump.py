@@ -1,0 +1,173 @@
+"""The routing table and its verdicts as JSON. Pure; tables are immutable, so it may run in a thread.
+
+Nothing secret is in a table (certificates and credentials are not part of it). A verdict quotes the offending value,
+which for a Secret would be its content: those values are left out.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from ingress.errors import Severity, Verdict, VerdictReason
+from ingress.model.ref import Kind
+from ingress.routing.table import (
+    ANY_HOST,
+    Balancing,
+    HostPattern,
+    HostRoutes,
+    Route,
+    RoutingTable,
+    TrafficPolicy,
+    Upstream,
+    UpstreamKey,
+    UpstreamProtocol,
+)
+
+HIDDEN = "(hidden)"
+
+
+class VerdictDump(msgspec.Struct, frozen=True):
+    object: str
+    field: str
+    reason: VerdictReason
+    severity: Severity
+    value: str
+    message: str
+    origin: str
+
+
+class RouteDump(msgspec.Struct, frozen=True):
+    host: HostPattern
+    path: str
+    path_type: str
+    namespace: str
+    ingress: str
+    service: str
+    port: str
+    upstream: UpstreamKey | None
+    policy: TrafficPolicy
+    closed_status: int | None  # null: the route is open
+    closed_reason: str
+
+
+class HostDump(msgspec.Struct, frozen=True):
+    host: HostPattern
+    routes: list[RouteDump]
+    default: RouteDump | None
+
+
+class UpstreamDump(msgspec.Struct, frozen=True):
+    key: UpstreamKey
+    namespace: str
+    service: str
+    port: str
+    protocol: UpstreamProtocol
+    endpoints: list[str]  # ip:port, IPv6 in brackets
+    balancing: Balancing
+
+
+class TableDump(msgspec.Struct, frozen=True):
+    """What `/debug/table` answers; `msgspec.json.decode(body, type=TableDump)` reads it back."""
+
+    id: str
+    age_s: float
+    hosts: list[HostDump]
+    upstreams: list[UpstreamDump]
+    default: RouteDump | None
+    verdicts: list[VerdictDump]
+
+
+class VerdictsDump(msgspec.Struct, frozen=True):
+    verdicts: list[VerdictDump]
+
+
+def _verdict(v: Verdict) -> VerdictDump:
+    secret = v.object.split(" ", 1)[0] == Kind.SECRET
+    value = HIDDEN if secret and v.value else v.value
+    return VerdictDump(v.object, v.field, v.reason, v.severity, value, v.message, v.origin)
+
+
+def _route(r: Route) -> RouteDump:
+    return RouteDump(
+        host=r.host,
+        path=r.path,
+        path_type=r.path_type.value,
+        namespace=r.namespace,
+        ingress=r.ingress,
+        service=r.service,
+        port=r.port,
+        upstream=r.upstream,
+        policy=r.policy,
+        closed_status=r.closed_status if r.upstream is None else None,
+        closed_reason=r.closed_reason,
+    )
+
+
+def _host(h: HostRoutes) -> HostDump:
+    return HostDump(h.host, [_route(r) for r in h.routes], _route(h.default) if h.default else None)
+
+
+def _upstream(u: Upstream) -> UpstreamDump:
+    endpoints = [f"[{e.address}]:{e.port}" if ":" in e.address else f"{e.address}:{e.port}" for e in u.endpoints]
+    return UpstreamDump(u.key, u.namespace, u.service, u.port, u.protocol, endpoints, u.balancing)
+
+
+def host_pattern(table: RoutingTable, asked: str) -> HostPattern | None:
+    """The pattern of the table that answers for a host: itself, the wildcard that covers its first label, any host;
+    or None.
+
+    `asked` may also be a pattern, and may carry a port.
+    """
+    host = asked.strip().lower()
+    name, sep, port = host.rpartition(":")
+    if sep and port.isdigit() and not name.endswith(":"):
+        host = name
+    wildcard = "*." + host.partition(".")[2]
+    for pattern in (HostPattern(host), HostPattern(wildcard), ANY_HOST):
+        if pattern in table.hosts:
+            return pattern
+    return None
+
+
+def _default_for(table: RoutingTable, hosts: Sequence[HostRoutes], filtered: bool) -> Route | None:
+    return None if filtered and any(h.default for h in hosts) else table.default
+
+
+def dump_table(
+    table: RoutingTable, verdicts: Iterable[Verdict], *, age_s: float = 0.0, host: str | None = None
+) -> bytes:
+    """A `TableDump` as JSON, hosts and upstreams sorted. With `host`: what answers for that host only, that is the
+    routes of its pattern, the default backend behind them, and their upstreams; verdicts stay complete, since what
+    was rejected has no route to be found by.
+    """
+    if host is None:
+        hosts = [table.hosts[key] for key in sorted(table.hosts)]
+    else:
+        pattern = host_pattern(table, host)
+        hosts = [] if pattern is None else [table.hosts[pattern]]
+    default = _default_for(table, hosts, filtered=host is not None)
+    if host is None:
+        keys = set(table.upstreams)
+    else:
+        routes = [r for h in hosts for r in (*h.routes, h.default) if r] + ([default] if default else [])
+        keys = {r.upstream for r in routes if r.upstream is not None and r.upstream in table.upstreams}
+    return _pretty(
+        TableDump(
+            id=table.id,
+            age_s=round(age_s, 3),
+            hosts=[_host(h) for h in hosts],
+            upstreams=[_upstream(table.upstreams[key]) for key in sorted(keys)],
+            default=_route(default) if default else None,
+            verdicts=[_verdict(v) for v in verdicts],
+        )
+    )
+
+
+def dump_verdicts(verdicts: Iterable[Verdict]) -> bytes:
+    """A `VerdictsDump` as JSON, in the order given."""
+    return _pretty(VerdictsDump([_verdict(v) for v in verdicts]))
+
+
+def _pretty(dump: TableDump | VerdictsDump) -> bytes:
+    """Indented, because people read it with curl; a program does not mind."""
+    return msgspec.json.format(msgspec.json.encode(dump), indent=1) + b"\n"

@@ -1,0 +1,176 @@
+"""Per-request state, as seen by match, hooks, pick and forwarding. Knows nothing of HTTP/1.1 or HTTP/2 bytes.
+
+A listener protocol fills an `Exchange` in, hands it to the forwarder and is told through the `Downstream` methods what to answer. So the decisions
+exist once, and a protocol only reads and writes. Sans-IO: no asyncio, no clock.
+"""
+
+import enum
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from ingress.balancing.base import EndpointState
+from ingress.errors import Reason
+
+Field = tuple[bytes, bytes]
+"""Name as received and value without surrounding white space."""
+
+
+class BodyFraming(enum.IntEnum):
+    NONE = 0
+    LENGTH = 1  # exactly `content_length` bytes
+    CHUNKED = 2  # until the sender says so; HTTP/2 bodies without content-length too
+
+
+class Downstream(Protocol):
+    """What the forwarder may ask of the protocol that carries an exchange. All synchronous; bytes are buffered by the transport.
+
+    Order for one exchange: any number of `respond_informational`, then `respond_head`, `respond_body`*, and one of `respond_end` or
+    `respond_abort`; or `respond_upgrade` instead. `flush` sends what has been gathered since the last one.
+    """
+
+    def respond_informational(
+        self, exchange: "Exchange", status: int, reason: bytes, fields: Sequence[Field]
+    ) -> None: ...
+
+    def respond_head(
+        self,
+        exchange: "Exchange",
+        status: int,
+        reason: bytes,
+        fields: Sequence[Field],
+        framing: BodyFraming,
+        content_length: int,
+    ) -> None:
+        """`fields` are end-to-end; framing and connection management are the protocol's. `content_length` -1: not to be sent."""
+
+    def respond_body(self, exchange: "Exchange", chunk: bytes) -> None: ...
+
+    def respond_end(self, exchange: "Exchange", trailers: Sequence[Field]) -> None:
+        """The response is complete."""
+
+    def respond_abort(self, exchange: "Exchange") -> None:
+        """The response can't be completed: the client must not take it for a complete one."""
+
+    def respond_upgrade(
+        self, exchange: "Exchange", reason: bytes, fields: Sequence[Field], upstream: Any, early: bytes
+    ) -> None:
+        """101 came back: relay bytes both ways between this connection and `upstream`, beginning with `early`."""
+
+    def flush(self) -> None: ...
+
+    def pause_request_body(self) -> None:
+        """The upstream is slower than the client."""
+
+    def resume_request_body(self) -> None: ...
+
+
+class Exchange:
+    """One request and its response. Created by a listener protocol when a request's head is complete."""
+
+    __slots__ = (
+        "attempts",
+        "authority",
+        "body",
+        "body_bytes",
+        "body_complete",
+        "body_discarded",
+        "body_framing",
+        "client_address",
+        "connect_task",
+        "content_length",
+        "downstream",
+        "endpoint",
+        "error",
+        "expects_continue",
+        "fields",
+        "finished",
+        "forwarded",
+        "hash_key",
+        "host",
+        "keep_alive",
+        "log",
+        "method",
+        "path",
+        "query",
+        "request_id",
+        "response_bytes",
+        "response_started",
+        "route",
+        "scheme",
+        "set_cookie",
+        "started",
+        "status",
+        "target",
+        "trailers",
+        "tried",
+        "upgrade",
+        "upstream",
+        "upstream_connection",
+        "version",
+    )
+
+    def __init__(self, downstream: Downstream, client_address: str, scheme: bytes, forwarded: bytes) -> None:
+        self.downstream = downstream
+        self.client_address = client_address
+        self.scheme = scheme
+        self.forwarded = forwarded  # header block about the client's connection, the same for all its requests
+        self.method = b""
+        self.target = b"/"  # as received
+        self.path = b"/"  # normalised
+        self.query = b""  # with its question mark
+        self.version = 11  # 10, 11, 20
+        self.authority = b""  # Host as received, or :authority
+        self.host = b""  # lower case, without port
+        self.fields: list[Field] = []  # end-to-end request fields
+        self.trailers: Sequence[Field] = ()
+        self.keep_alive = True
+        self.upgrade = b""  # value of Upgrade when the client asked for a switch
+        self.expects_continue = False
+        self.request_id = b""
+        self.error: Reason | None = None  # the request can't be served at all
+        self.started = 0.0  # monotonic clock
+
+        self.body_framing = BodyFraming.NONE
+        self.content_length = 0
+        self.body: list[bytes] | None = None  # kept for a retry, or not sent yet; None: nothing kept
+        self.body_bytes = 0  # received so far
+        self.body_complete = False
+        self.body_discarded = False  # a part was sent and not kept: no retry
+
+        self.route: Any = None  # proxy.link.LinkedRoute
+        self.upstream: Any = None  # proxy.link.UpstreamRuntime
+        self.endpoint: EndpointState | None = None
+        self.tried: list[EndpointState] | None = None
+        self.attempts = 0
+        self.hash_key = 0
+        self.set_cookie = b""
+        self.upstream_connection: Any = None
+        self.connect_task: Any = None
+        self.log: Any = None  # what the access log knows of earlier attempts
+
+        self.status = 0
+        self.response_started = False
+        self.response_bytes = 0  # of body
+        self.finished = False
+
+    def header(self, name: bytes) -> bytes | None:
+        """First value of a request field; `name` in lower case. `host` is answered too, though it isn't in `fields`."""
+        for field_name, value in self.fields:
+            if len(field_name) == len(name) and field_name.lower() == name:
+                return value
+        if name == b"host":
+            return self.authority
+        return None
+
+    def header_values(self, name: bytes) -> list[bytes]:
+        return [
+            value for field_name, value in self.fields if len(field_name) == len(name) and field_name.lower() == name
+        ]
+
+    def head_length(self) -> int:
+        """Bytes of the request line and the fields, as HTTP/1.1 writes them (less the fields that stay at this hop)."""
+        line = len(self.method) + len(self.target) + 12
+        return line + sum(len(name) + len(value) + 4 for name, value in self.fields) + len(self.authority) + 10
+
+    def __repr__(self) -> str:
+        return f"<Exchange {self.method!r} {self.authority!r} {self.target!r} status={self.status} attempts={self.attempts}>"

@@ -1,0 +1,183 @@
+"""One worker's data plane: listeners, the snapshot in force, the sweep, the drain."""
+
+import asyncio
+import gc
+import logging
+import random
+import socket
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+from aiohttp import web
+from aiohttp.web_server import Server
+
+from ingress.accesslog import AccessLog
+from ingress.balancing.base import EndpointState
+from ingress.config import ProxySettings
+from ingress.metrics import WorkerMetrics
+from ingress.proxy.errorpages import ErrorPages
+from ingress.proxy.forward import Forwarder
+from ingress.proxy.link import Runtime
+from ingress.proxy.listener import ClientConnection
+from ingress.proxy.upstream import Pool
+from ingress.routing.table import RoutingTable, TableDelta
+
+_log = logging.getLogger(__name__)
+_SWEEP_S = 0.25
+BACKLOG = 4096
+
+
+class DataPlane:
+    """Accepts on sockets that somebody else bound, and serves them by the table that was swapped in last.
+
+    Everything runs on one loop; `swap` and `apply` take effect between two requests.
+    """
+
+    def __init__(
+        self,
+        settings: ProxySettings,
+        metrics: WorkerMetrics,
+        access_log: AccessLog | None,
+        loop: asyncio.AbstractEventLoop,
+        rng: random.Random | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.settings = settings
+        self.draining = False
+        self._loop = loop
+        self._clock = clock
+        self._metrics = metrics
+        self.connections = 0
+        self.forwarder = Forwarder(settings, metrics, ErrorPages(), access_log, loop, clock)
+        self.runtime = Runtime(metrics, rng or random.Random(), clock, self._open_pool)
+        self._manager = Server(_unused, handler_cancellation=True, loop=loop)
+        self._listeners: list[tuple[asyncio.Server, socket.socket]] = []
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._empty = asyncio.Event()
+
+    def _open_pool(self, state: EndpointState) -> Pool:
+        return Pool(state, self.forwarder, self.settings, self._loop)
+
+    # ---- tables --------------------------------------------------------------------------------------------------
+
+    @property
+    def table_id(self) -> str:
+        snapshot = self.forwarder.snapshot
+        return "" if snapshot is None else snapshot.table.id
+
+    def swap(self, table: RoutingTable) -> None:
+        """Serve by `table` from the next request on; nothing that is under way is touched."""
+        self.forwarder.snapshot = self.runtime.link(table)
+        self._applied(table.id)
+
+    def apply(self, delta: TableDelta) -> None:
+        """Raises ValueError when the delta is not against the table in force: the whole table is needed then."""
+        snapshot = self.forwarder.snapshot
+        if snapshot is None:
+            raise ValueError("no table yet")
+        self.forwarder.snapshot = self.runtime.link_delta(snapshot, delta)
+        self._applied(delta.id)
+
+    def _applied(self, table_id: str) -> None:
+        self._metrics.table_applied(table_id, self._clock())
+
+    def settle_memory(self) -> None:
+        """Take what lives long (the table) out of the collector's sight: at 10,000 routes a full collection costs tens of milliseconds."""
+        gc.collect()
+        gc.freeze()
+
+    # ---- listeners -----------------------------------------------------------------------------------------------
+
+    async def listen(self, sockets: Iterable[socket.socket]) -> None:
+        """Accept on bound sockets. Each is duplicated: closing here does not close the owner's copy."""
+        for sock in sockets:
+            own = sock.dup()
+            own.setblocking(False)
+            server = await self._loop.create_server(self._accept, sock=own.dup(), backlog=BACKLOG)
+            self._listeners.append((server, own))
+        if self._sweeper is None:
+            self._sweeper = self._loop.call_later(_SWEEP_S, self._sweep)
+
+    def _accept(self) -> ClientConnection:
+        return ClientConnection(self, self._manager, self._loop)
+
+    @property
+    def addresses(self) -> Sequence[tuple[str, int]]:
+        return [sock.getsockname()[:2] for _, sock in self._listeners]
+
+    def connection_opened(self) -> None:
+        self.connections += 1
+        self._metrics.connection_accepted()
+
+    def connection_closed(self) -> None:
+        self.connections -= 1
+        if not self.connections:
+            self._empty.set()
+
+    # ---- time ----------------------------------------------------------------------------------------------------
+
+    def _sweep(self) -> None:
+        """Time-outs, expiry and readmission for everything, by marks that the hot path left: no timer per request."""
+        now = self._clock()
+        for connection in self._manager.connections:
+            assert isinstance(connection, ClientConnection)
+            connection.sweep(now)
+        for upstream in self.runtime.upstreams.values():
+            upstream.readmit(now)
+        for pool in self._pools():
+            pool.sweep(now)
+        self._sweeper = self._loop.call_later(_SWEEP_S, self._sweep)
+
+    # ---- drain ---------------------------------------------------------------------------------------------------
+
+    async def stop_accepting(self, last: bool) -> None:
+        """Close the listeners. With `last` nobody else accepts on these sockets: what the kernel has queued is taken in first."""
+        self.draining = True
+        listeners, self._listeners = self._listeners, []
+        for server, _ in listeners:
+            server.close()
+        for _, sock in listeners:
+            if last:
+                await self._accept_queued(sock)
+            sock.close()
+
+    async def _accept_queued(self, sock: socket.socket) -> None:
+        while True:
+            try:
+                accepted, _ = sock.accept()
+            except OSError:
+                return
+            accepted.setblocking(False)
+            await self._loop.connect_accepted_socket(self._accept, accepted)
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Let what is under way finish; idle connections are closed by the sweep. False when time was up and the rest was cut."""
+        self.draining = True
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self.connections:
+                    self._empty.clear()
+                    await self._empty.wait()
+            return True
+        except TimeoutError:
+            _log.warning("drain: %d connections were still open after %g s", self.connections, timeout_s)
+            return False
+
+    async def close(self) -> None:
+        """Cut everything that is left."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper = None
+        await self.stop_accepting(last=False)
+        for connection in self._manager.connections:
+            connection.force_close()
+        for upstream in self.runtime.upstreams.values():
+            upstream.retire()
+        for pool in self._pools():
+            for upstream_connection in tuple(pool.connections):
+                upstream_connection.abort()
+        await asyncio.sleep(0)  # connection_lost of all of them
+
+
+async def _unused(request: web.BaseRequest) -> web.StreamResponse:
+    raise AssertionError("requests are handled in ClientConnection.data_received")

@@ -1,0 +1,489 @@
+"""The decisions about one request: match, pick, send, retry, answer. The same for every protocol and for both paths.
+
+Where an idle connection is at hand, a request is matched and written upstream in the call that parsed it, without a task. Where a
+connection must be made, a task makes it and then calls the same `_send`. All state changes are synchronous, so a
+cancellation can only hit the connect.
+"""
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable
+
+from ingress.accesslog import AccessLog, AccessRecord
+from ingress.balancing import ejection, ewma
+from ingress.balancing.base import EndpointState
+from ingress.config import ProxySettings
+from ingress.errors import ProxyError, Reason
+from ingress.exchange import BodyFraming, Exchange, Field
+from ingress.metrics import WorkerMetrics
+from ingress.proxy.errorpages import ErrorPages
+from ingress.proxy.http1 import reason_phrase, request_head
+from ingress.proxy.httpdate import http_date
+from ingress.proxy.link import SUPPORTED_PROTOCOLS, LinkedRoute, Snapshot, UpstreamRuntime
+from ingress.proxy.upstream import UpstreamConnection
+from ingress.routing.path import decoded_view, normalize_path
+
+_log = logging.getLogger(__name__)
+_REFUSED_METHODS = frozenset((b"CONNECT", b"TRACE"))
+_TIMEOUTS = frozenset((Reason.CONNECT_TIMEOUT, Reason.READ_TIMEOUT, Reason.SEND_TIMEOUT))
+_NOTHING_SENT = frozenset((Reason.CONNECT_FAILED, Reason.CONNECT_TIMEOUT))
+# After these the connection to the client can't go on: where the next request begins is unknown, or its body won't be read.
+_CLOSING = frozenset(
+    (
+        Reason.BAD_REQUEST,
+        Reason.URI_TOO_LONG,
+        Reason.HEADERS_TOO_LARGE,
+        Reason.BODY_TOO_LARGE,
+        Reason.METHOD_NOT_ALLOWED,
+        Reason.REQUEST_TIMEOUT,
+    )
+)
+
+
+def status_of(reason: Reason) -> int:
+    """The status that a client gets for `reason` (as ingress-nginx answers)."""
+    match reason:
+        case Reason.BAD_REQUEST:
+            return 400
+        case Reason.NO_ROUTE:
+            return 404
+        case Reason.METHOD_NOT_ALLOWED:
+            return 405
+        case Reason.REQUEST_TIMEOUT:
+            return 408
+        case Reason.BODY_TOO_LARGE:
+            return 413
+        case Reason.URI_TOO_LONG:
+            return 414
+        case Reason.HEADERS_TOO_LARGE:
+            return 431
+        case Reason.CLIENT_GONE:
+            return 499
+        case Reason.INTERNAL:
+            return 500
+        case Reason.CONNECT_FAILED | Reason.UPSTREAM_CLOSED | Reason.UPSTREAM_PROTOCOL:
+            return 502
+        case Reason.NO_ENDPOINT | Reason.ROUTE_CLOSED:
+            return 503
+        case Reason.CONNECT_TIMEOUT | Reason.SEND_TIMEOUT | Reason.READ_TIMEOUT:
+            return 504
+
+
+class RequestIds:
+    """32 hexadecimal digits a request, from the system's random source, fetched in bulk."""
+
+    __slots__ = ("_pool",)
+
+    def __init__(self) -> None:
+        self._pool: list[bytes] = []
+
+    def next(self) -> bytes:
+        pool = self._pool
+        if not pool:
+            text = os.urandom(16 * 256).hex().encode("ascii")
+            pool.extend(text[i : i + 32] for i in range(0, len(text), 32))
+        return pool.pop()
+
+
+class Forwarder:
+    """One a worker. `snapshot` is swapped by the control plane and read once a request."""
+
+    def __init__(
+        self,
+        settings: ProxySettings,
+        metrics: WorkerMetrics,
+        error_pages: ErrorPages,
+        access_log: AccessLog | None,
+        loop: asyncio.AbstractEventLoop,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._error_pages = error_pages
+        self._access_log = access_log
+        self._loop = loop
+        self._clock = clock
+        self._request_id = RequestIds().next
+        self.snapshot: Snapshot | None = None
+        self.in_flight = 0
+
+    # ---- request -------------------------------------------------------------------------------------------------
+
+    def handle(self, exchange: Exchange) -> None:
+        """Serve a request whose head is complete. Returns at once; the answer goes to `exchange.downstream`."""
+        self.in_flight += 1
+        exchange.started = now = self._clock()
+        if not exchange.request_id:
+            exchange.request_id = self._request_id()
+        error = exchange.error
+        if error is not None:
+            self._reject(exchange, error)
+            return
+        snapshot = self.snapshot
+        if snapshot is None:
+            self._reject(exchange, Reason.NO_ENDPOINT)
+            return
+        target = exchange.target
+        path, mark, _ = target.partition(b"?")
+        if mark:
+            exchange.query = target[len(path) :]
+        try:
+            path = exchange.path = normalize_path(path)
+            exchange.host, trie = snapshot.host(exchange.authority)
+            route = snapshot.find(trie, path)
+            if b"%" in path or b"\\" in path:
+                other = decoded_view(path)
+                if other is not None and snapshot.find(trie, other) is not route:
+                    raise ValueError("its escaped separators make it ambiguous")
+        except ValueError as problem:
+            _log.debug("400 for %r %r: %s", exchange.authority, target, problem)
+            self._reject(exchange, Reason.BAD_REQUEST)
+            return
+        exchange.route = route
+        if exchange.method in _REFUSED_METHODS:
+            self._reject(exchange, Reason.METHOD_NOT_ALLOWED)
+            return
+        limit = route.body_limit_bytes
+        if exchange.body_framing and limit and (exchange.content_length > limit or exchange.body_bytes > limit):
+            self._reject(exchange, Reason.BODY_TOO_LARGE)
+            return
+        upstream = route.upstream
+        if upstream is None:
+            self.respond(exchange, route.status)
+            return
+        exchange.upstream = upstream
+        if upstream.upstream.protocol not in SUPPORTED_PROTOCOLS:
+            self._reject(exchange, Reason.UPSTREAM_PROTOCOL)
+            return
+        endpoint = upstream.pick(exchange, now)
+        if endpoint is None:
+            self._reject(exchange, Reason.NO_ENDPOINT)
+            return
+        self._attempt(exchange, endpoint)
+
+    def request_body(self, exchange: Exchange, chunk: bytes) -> None:
+        """More of the body of an exchange that was handed to `handle`; `exchange.body_bytes` counts it already."""
+        if exchange.finished:
+            return
+        limit = exchange.route.body_limit_bytes if exchange.route is not None else 0
+        if limit and exchange.body_bytes > limit:
+            self._cancel_attempt(exchange)
+            self._reject(exchange, Reason.BODY_TOO_LARGE)
+            return
+        kept = exchange.body
+        connection = exchange.upstream_connection
+        if connection is None:
+            if kept is None:
+                kept = exchange.body = []
+            kept.append(chunk)
+            if exchange.body_bytes > self._settings.replay_limit_bytes:
+                exchange.downstream.pause_request_body()
+            return
+        if not exchange.body_discarded:
+            if exchange.response_started or exchange.body_bytes > self._settings.replay_limit_bytes:
+                exchange.body = None
+                exchange.body_discarded = True
+            elif kept is None:
+                exchange.body = [chunk]
+            else:
+                kept.append(chunk)
+        connection.send_body(exchange, chunk)
+
+    def request_end(self, exchange: Exchange) -> None:
+        """The body is complete (`exchange.body_complete` is set, and `exchange.trailers`)."""
+        connection = exchange.upstream_connection
+        if connection is not None and not exchange.finished:
+            connection.send_end(exchange)
+
+    def client_gone(self, exchange: Exchange) -> None:
+        """The client's connection was lost: what is under way for it upstream is given up."""
+        if exchange.finished:
+            return
+        self._cancel_attempt(exchange)
+        if not exchange.response_started:
+            exchange.status = status_of(Reason.CLIENT_GONE)
+        self._finish(exchange)
+
+    def request_refused(self, exchange: Exchange, reason: Reason) -> None:
+        """The rest of the body can't be had: it's malformed (400), or the client was too slow (408)."""
+        if not exchange.finished:
+            self._cancel_attempt(exchange)
+            self._reject(exchange, reason)
+
+    # ---- attempts ------------------------------------------------------------------------------------------------
+
+    def _attempt(self, exchange: Exchange, endpoint: EndpointState) -> None:
+        exchange.endpoint = endpoint
+        exchange.attempts += 1
+        endpoint.inflight += 1
+        idle: list[UpstreamConnection] = endpoint.pool.idle
+        while idle:
+            connection = idle.pop()
+            # What can't be sent twice must not be sent into a connection that the endpoint has closed already.
+            if connection.reusable and (exchange.route.retry.method_allows(exchange.method) or not connection.peer_has_closed()):
+                self._send(exchange, connection)
+                return
+            connection.close()
+        self._open(exchange, endpoint)
+
+    def _open(self, exchange: Exchange, endpoint: EndpointState) -> None:
+        exchange.connect_task = self._loop.create_task(self._connect(exchange, endpoint))
+
+    async def _connect(self, exchange: Exchange, endpoint: EndpointState) -> None:
+        timeout_s = exchange.route.policy.connect_timeout_s
+        try:
+            async with asyncio.timeout(timeout_s):
+                connection = await endpoint.pool.connect()
+        except TimeoutError:
+            error = ProxyError(Reason.CONNECT_TIMEOUT, f"no connection within {timeout_s:g} s")
+        except OSError as problem:
+            error = ProxyError(Reason.CONNECT_FAILED, problem.strerror or str(problem))
+        else:
+            exchange.connect_task = None
+            if exchange.finished:
+                connection.close()
+            else:
+                self._send(exchange, connection)
+            return
+        exchange.connect_task = None
+        if not exchange.finished:
+            self._failed(exchange, error, reused=False)
+            exchange.downstream.flush()
+
+    def _send(self, exchange: Exchange, connection: UpstreamConnection) -> None:
+        exchange.upstream_connection = connection
+        if not exchange.body_framing:
+            connection.send_head(exchange, request_head(exchange))
+            return
+        exchange.downstream.resume_request_body()  # it may have been paused while there was no connection
+        connection.send_head(exchange, request_head(exchange))
+        if exchange.body_bytes > self._settings.replay_limit_bytes:
+            exchange.body = None
+            exchange.body_discarded = True
+
+    def _cancel_attempt(self, exchange: Exchange) -> None:
+        """Give the current attempt up; synchronous, safe to call in any state."""
+        task, exchange.connect_task = exchange.connect_task, None
+        if task is not None:
+            task.cancel()
+        connection, exchange.upstream_connection = exchange.upstream_connection, None
+        if connection is not None:
+            connection.detach()
+        self._leave_endpoint(exchange)
+
+    def _leave_endpoint(self, exchange: Exchange) -> None:
+        endpoint = exchange.endpoint
+        if endpoint is not None:
+            endpoint.inflight -= 1
+            exchange.endpoint = None
+
+    def upstream_failed(self, exchange: Exchange, connection: UpstreamConnection, error: ProxyError) -> None:
+        """A connection failed under an exchange; it is closed already."""
+        exchange.upstream_connection = None
+        self._failed(exchange, error, reused=connection.requests > 1)
+        exchange.downstream.flush()
+
+    def _failed(self, exchange: Exchange, error: ProxyError, reused: bool) -> None:
+        endpoint, upstream, reason = exchange.endpoint, exchange.upstream, error.reason
+        assert endpoint is not None
+        self._leave_endpoint(exchange)
+        if exchange.response_started:
+            self._count_failure(upstream, endpoint, error)
+            exchange.downstream.respond_abort(exchange)
+            self._finish(exchange)
+            return
+        now = self._clock()
+        if reused and reason is Reason.UPSTREAM_CLOSED:
+            # A kept connection that the endpoint had closed: no sign of ill health, and no attempt used up. Once a request: the new
+            # connection is not a reused one.
+            if self._repeatable(exchange):
+                self._metrics.retried(upstream.upstream.namespace, upstream.upstream.service)
+                exchange.endpoint = endpoint
+                endpoint.inflight += 1
+                self._open(exchange, endpoint)
+                return
+        else:
+            self._count_failure(upstream, endpoint, error)
+            if upstream.record_failure(endpoint, now):
+                self._metrics.ejected(upstream.upstream.namespace, upstream.upstream.service)
+                _log.warning("endpoint %s of %s ejected: %s", endpoint.key, upstream.name, error)
+        self._note_attempt(exchange, endpoint, status_of(reason), now)
+        if self._may_retry(exchange, reason, now):
+            other = self._other_endpoint(exchange, endpoint, now)
+            if other is not None:
+                self._metrics.retried(upstream.upstream.namespace, upstream.upstream.service)
+                self._attempt(exchange, other)
+                return
+        _log.info(
+            "%s %r: %s of %s failed after %d tries: %s",
+            exchange.method.decode("latin-1"),
+            exchange.target,
+            endpoint.key,
+            upstream.name,
+            exchange.attempts,
+            error,
+        )
+        self._reject(exchange, reason)
+
+    def _may_retry(self, exchange: Exchange, reason: Reason, now: float) -> bool:
+        """The only decision about sending a request again (nginx's proxy_next_upstream)."""
+        rule = exchange.route.retry
+        if reason in _TIMEOUTS:
+            wanted = rule.on_timeout
+        elif reason is Reason.UPSTREAM_PROTOCOL:
+            wanted = rule.invalid_header
+        else:
+            wanted = rule.on_error
+        if not wanted or not self._tries_left(exchange, now):
+            return False
+        return (reason in _NOTHING_SENT and not exchange.body_discarded) or self._repeatable(exchange)
+
+    def _tries_left(self, exchange: Exchange, now: float) -> bool:
+        rule = exchange.route.retry
+        if rule.tries and exchange.attempts >= rule.tries:
+            return False
+        return not rule.timeout_s or now - exchange.started < rule.timeout_s
+
+    def _repeatable(self, exchange: Exchange) -> bool:
+        return not exchange.body_discarded and exchange.route.retry.method_allows(exchange.method)
+
+    def _other_endpoint(self, exchange: Exchange, failed: EndpointState, now: float) -> EndpointState | None:
+        tried = exchange.tried
+        if tried is None:
+            tried = exchange.tried = []
+        tried.append(failed)
+        upstream: UpstreamRuntime = exchange.upstream
+        return upstream.pick_other(exchange, now, tried)
+
+    def _count_failure(self, upstream: UpstreamRuntime, endpoint: EndpointState, error: ProxyError) -> None:
+        self._metrics.upstream_failed(upstream.upstream.namespace, upstream.upstream.service, error.reason.name.lower())
+
+    # ---- response ------------------------------------------------------------------------------------------------
+
+    def response_started(self, exchange: Exchange, connection: UpstreamConnection, status: int) -> bool:
+        """The final response's head is there. False: another endpoint is asked instead."""
+        endpoint, route, upstream = exchange.endpoint, exchange.route, exchange.upstream
+        assert endpoint is not None
+        if status in route.retry.statuses and self._repeatable(exchange):
+            now = self._clock()
+            if self._tries_left(exchange, now):
+                other = self._other_endpoint(exchange, endpoint, now)
+                if other is not None:
+                    self._note_attempt(exchange, endpoint, status, now)
+                    exchange.upstream_connection = None
+                    connection.detach()
+                    self._leave_endpoint(exchange)
+                    self._metrics.retried(upstream.upstream.namespace, upstream.upstream.service)
+                    self._attempt(exchange, other)
+                    return False
+        exchange.status = status
+        exchange.response_started = True
+        if endpoint.consecutive_failures or endpoint.ejections:
+            ejection.record_success(endpoint)
+        if upstream.observes_latency:
+            now = self._clock()
+            ewma.observe(endpoint, now, now - exchange.started)
+        return True
+
+    def response_ended(self, exchange: Exchange, connection: UpstreamConnection) -> None:
+        """The response is complete; `connection` may carry another exchange if the request is complete too."""
+        exchange.upstream_connection = None
+        connection.finished(exchange.body_complete)
+        self._finish(exchange)
+
+    def upgraded(self, exchange: Exchange, connection: UpstreamConnection) -> None:
+        """101: the exchange lasts as long as the tunnel."""
+        exchange.status = 101
+        exchange.response_started = True
+        self._metrics.tunnel_opened()
+
+    def tunnel_closed(self, exchange: Exchange) -> None:
+        if not exchange.finished:
+            exchange.upstream_connection = None
+            self._metrics.tunnel_closed()
+            self._finish(exchange)
+
+    def _reject(self, exchange: Exchange, reason: Reason) -> None:
+        if reason in _CLOSING:
+            exchange.keep_alive = False
+        self.respond(exchange, status_of(reason))
+
+    def respond(self, exchange: Exchange, status: int) -> None:
+        """Answer by ourselves, or make the failure visible where an answer has begun."""
+        if exchange.response_started:
+            exchange.downstream.respond_abort(exchange)
+            self._finish(exchange)
+            return
+        content_type, body = self._error_pages.page(status, exchange.header(b"accept"), exchange.request_id)
+        exchange.status = status
+        exchange.response_started = True
+        fields: list[Field] = [(b"Date", http_date()), (b"Content-Type", content_type)]
+        if status == 405:
+            fields.append((b"Allow", b"GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS"))
+        downstream = exchange.downstream
+        if exchange.method == b"HEAD":
+            downstream.respond_head(exchange, status, reason_phrase(status), fields, BodyFraming.NONE, len(body))
+        else:
+            downstream.respond_head(exchange, status, reason_phrase(status), fields, BodyFraming.LENGTH, len(body))
+            exchange.response_bytes += len(body)
+            downstream.respond_body(exchange, body)
+        self._finish(exchange)
+        downstream.respond_end(exchange, ())
+        downstream.flush()
+
+    # ---- accounts ------------------------------------------------------------------------------------------------
+
+    def _note_attempt(self, exchange: Exchange, endpoint: EndpointState, status: int, now: float) -> None:
+        if self._access_log is not None:
+            if exchange.log is None:
+                exchange.log = []
+            exchange.log.append((endpoint.key, status))
+
+    def _finish(self, exchange: Exchange) -> None:
+        exchange.finished = True
+        self.in_flight -= 1
+        route: LinkedRoute | None = exchange.route
+        if route is None:
+            snapshot = self.snapshot
+            route = None if snapshot is None else snapshot.not_found
+        duration_s = self._clock() - exchange.started
+        if route is not None:
+            route.stats.observe(exchange.status, duration_s, exchange.body_bytes, exchange.response_bytes)
+        if self._access_log is not None:
+            self._log_access(self._access_log, exchange, route, duration_s)
+        self._leave_endpoint(exchange)
+        exchange.body = None
+
+    def _log_access(self, log: AccessLog, exchange: Exchange, route: LinkedRoute | None, duration_s: float) -> None:
+        attempts = exchange.log or []
+        if exchange.endpoint is not None:
+            attempts.append((exchange.endpoint.key, exchange.status))
+        rule = None if route is None else route.route
+        log.append(
+            AccessRecord(
+                time_s=time.time(),
+                remote_addr=exchange.client_address,
+                method=exchange.method,
+                target=exchange.target,
+                version=b"HTTP/1.0" if exchange.version == 10 else b"HTTP/1.1" if exchange.version == 11 else b"HTTP/2.0",
+                host=exchange.authority,
+                status=exchange.status,
+                body_bytes_sent=exchange.response_bytes,
+                referer=exchange.header(b"referer") or b"",
+                user_agent=exchange.header(b"user-agent") or b"",
+                request_length=exchange.head_length() + exchange.body_bytes,
+                request_time_s=duration_s,
+                namespace=rule.namespace if rule is not None else "",
+                ingress=rule.ingress if rule is not None else "",
+                service=rule.service if rule is not None else "",
+                port=rule.port if rule is not None else "",
+                upstream_addr=", ".join(key for key, _ in attempts),
+                upstream_response_length=exchange.response_bytes if attempts else 0,
+                upstream_response_time_s=duration_s if attempts else 0.0,
+                upstream_status=", ".join(str(status) for _, status in attempts),
+                request_id=exchange.request_id,
+                remote_user=b"",
+            )
+        )

@@ -1,0 +1,205 @@
+"""HTTP/1.1 bytes: which fields are hop-by-hop, and how heads are built. Pure functions and constant tables.
+
+Sources: RFC 9110 section 7.6.1 (hop-by-hop), RFC 9112 sections 6 and 7 (framing), and the header set that ingress-nginx sends upstream.
+"""
+
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+
+from ingress.exchange import BodyFraming, Exchange, Field
+
+# What to do with a request field. Plain integers: compared once per field of every request.
+PASS = 0
+DROP = 1  # hop-by-hop, or set by us alone
+HOST = 2
+CONNECTION = 3
+CONTENT_LENGTH = 4
+TRANSFER_ENCODING = 5
+UPGRADE = 6
+EXPECT = 7
+REQUEST_ID = 8
+FORWARDED_FOR = 9
+FORWARDED_HOST = 10
+DATE = 11
+
+_TOKEN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-")
+
+
+class FieldActions(dict[bytes, int]):
+    """Action by field name as spelled on the wire; spellings are learned, up to a bound that a client can't push.
+
+    With `strict_names`, names with anything but letters, digits and `-` are dropped: ingress-nginx's ignore-invalid-headers, and
+    enable-underscores-in-headers off (`X_Forwarded_For` must not reach an application as X-Forwarded-For).
+    """
+
+    __slots__ = ("_known", "_strict")
+    _LIMIT = 4096
+
+    def __init__(self, known: Mapping[bytes, int], strict_names: bool) -> None:
+        super().__init__()
+        self._known = known
+        self._strict = strict_names
+
+    def __missing__(self, name: bytes) -> int:
+        action = self._known.get(name.lower(), PASS)
+        if self._strict and not _TOKEN.issuperset(name):
+            action = DROP
+        if len(self) < self._LIMIT and len(name) <= 64:
+            self[name] = action
+        return action
+
+
+_HOP_BY_HOP = {
+    b"connection": CONNECTION,
+    b"keep-alive": DROP,
+    b"proxy-connection": DROP,
+    b"te": DROP,
+    b"transfer-encoding": TRANSFER_ENCODING,
+    b"upgrade": UPGRADE,
+    b"http2-settings": DROP,
+}
+
+REQUEST_FIELDS = FieldActions(
+    {
+        **_HOP_BY_HOP,
+        b"host": HOST,
+        b"content-length": CONTENT_LENGTH,
+        b"expect": EXPECT,
+        b"proxy": DROP,  # httpoxy
+        b"x-request-id": REQUEST_ID,
+        b"x-forwarded-for": FORWARDED_FOR,
+        b"x-forwarded-host": FORWARDED_HOST,
+        b"x-forwarded-port": DROP,
+        b"x-forwarded-proto": DROP,
+        b"x-forwarded-scheme": DROP,
+        b"x-original-forwarded-for": DROP,
+        b"x-original-forwarded-host": DROP,
+        b"x-real-ip": DROP,
+        b"x-scheme": DROP,
+    },
+    strict_names=True,
+)
+RESPONSE_FIELDS = FieldActions(
+    {**_HOP_BY_HOP, b"content-length": CONTENT_LENGTH, b"date": DATE, b"server": DROP}, strict_names=False
+)
+# Fields that must not come as trailers (RFC 9110 section 6.5.1): framing, routing, authentication and what we set ourselves.
+TRAILER_FIELDS = FieldActions(
+    {
+        **dict.fromkeys(
+            (
+                *REQUEST_FIELDS._known,
+                b"trailer",
+                b"authorization",
+                b"proxy-authorization",
+                b"cookie",
+                b"set-cookie",
+                b"content-encoding",
+                b"content-type",
+                b"content-range",
+                b"max-forwards",
+                b"cache-control",
+                b"range",
+                b"age",
+                b"expires",
+                b"location",
+                b"vary",
+                b"www-authenticate",
+                b"server",
+                b"date",
+            ),
+            DROP,
+        )
+    },
+    strict_names=True,
+)
+
+SERVER_TOKEN = b"aioingress"
+_STANDARD_REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
+_STATUS_LINES: dict[tuple[int, bytes], bytes] = {}
+
+
+def reason_phrase(status: int) -> bytes:
+    return _STANDARD_REASONS.get(status, b"Unknown")
+
+
+def response_start(status: int, reason: bytes) -> bytes:
+    """Status line and Server field; `reason` as the upstream wrote it."""
+    key = (status, reason)
+    line = _STATUS_LINES.get(key)
+    if line is None:
+        line = b"HTTP/1.1 %d %b\r\nServer: %b\r\n" % (status, reason, SERVER_TOKEN)
+        if len(_STATUS_LINES) < 256 and len(reason) <= 64:
+            _STATUS_LINES[key] = line
+    return line
+
+
+def connection_tokens(values: Sequence[bytes]) -> frozenset[bytes]:
+    """Lower-case option names listed in Connection fields."""
+    return frozenset(token.strip().lower() for value in values for token in value.split(b",") if token.strip())
+
+
+def forwarded_block(client_address: str, port: int, scheme: str) -> bytes:
+    """Fields about the client's connection, as ingress-nginx sends them when it trusts nobody in front of it."""
+    return (
+        f"\r\nX-Real-IP: {client_address}\r\nX-Forwarded-For: {client_address}\r\nX-Forwarded-Port: {port}"
+        f"\r\nX-Forwarded-Proto: {scheme}\r\nX-Forwarded-Scheme: {scheme}\r\nX-Scheme: {scheme}\r\n"
+    ).encode("ascii")
+
+
+def request_head(exchange: Exchange) -> bytes:
+    """The head sent upstream: our own framing, end-to-end fields in their order, never both Content-Length and Transfer-Encoding."""
+    authority = exchange.authority
+    parts = [
+        exchange.method,
+        b" ",
+        exchange.path,
+        exchange.query,
+        b" HTTP/1.1\r\nHost: ",
+        authority,
+        b"\r\nX-Request-ID: ",
+        exchange.request_id,
+        b"\r\nX-Forwarded-Host: ",
+        authority,
+        exchange.forwarded,
+    ]
+    for name, value in exchange.fields:
+        parts += (name, b": ", value, b"\r\n")
+    framing = exchange.body_framing
+    if framing:
+        if framing == 1:
+            parts.append(b"Content-Length: %d\r\n" % exchange.content_length)
+        else:
+            parts.append(b"Transfer-Encoding: chunked\r\n")
+    if exchange.upgrade:
+        parts += (b"Connection: upgrade\r\nUpgrade: ", exchange.upgrade, b"\r\n")
+    if exchange.expects_continue:
+        parts.append(b"Expect: 100-continue\r\n")
+    parts.append(b"\r\n")
+    return b"".join(parts)
+
+
+def response_head(
+    start: bytes, fields: Sequence[Field], framing: BodyFraming, content_length: int, connection: bytes
+) -> bytes:
+    """`connection` is empty or a whole `Connection: …` line; `content_length` -1 leaves the field out."""
+    parts = [start]
+    for name, value in fields:
+        parts += (name, b": ", value, b"\r\n")
+    if framing == 2:
+        parts.append(b"Transfer-Encoding: chunked\r\n")
+    elif content_length >= 0:
+        parts.append(b"Content-Length: %d\r\n" % content_length)
+    parts += (connection, b"\r\n")
+    return b"".join(parts)
+
+
+def last_chunk(trailers: Sequence[Field]) -> bytes:
+    """End of a chunked body, with the trailer fields that may be passed on."""
+    if not trailers:
+        return b"0\r\n\r\n"
+    parts = [b"0\r\n"]
+    for name, value in trailers:
+        if TRAILER_FIELDS[name] == PASS:
+            parts += (name, b": ", value, b"\r\n")
+    parts.append(b"\r\n")
+    return b"".join(parts)

@@ -1,0 +1,333 @@
+"""From a `RoutingTable` (pure data) to a `Snapshot` (bound to live things) that one request reads once.
+
+Live things outlive tables: endpoints with their connections, in-flight counts, latency and health, round-robin positions, affinity and
+counters. They are kept by key in `Runtime`; a swap binds the new table to those still named and retires the rest.
+Endpoint changes reach the `UpstreamRuntime` in place, so they cost nothing per route.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from random import Random
+
+from ingress.affinity.client_ip import ClientIPAffinity
+from ingress.affinity.cookie import CookieSessions
+from ingress.affinity.hashkey import compile_hash_key
+from ingress.balancing import ejection
+from ingress.balancing.base import EndpointState, Picker
+from ingress.balancing.consistent_hash import build as build_ring
+from ingress.balancing.consistent_hash import hash64
+from ingress.balancing.registry import build_picker
+from ingress.exchange import Exchange
+from ingress.metrics import RouteStats, WorkerMetrics
+from ingress.routing.table import (
+    AffinityMode,
+    Balancing,
+    Endpoint,
+    HostPattern,
+    HostRoutes,
+    LoadBalance,
+    PathType,
+    RetryOn,
+    Route,
+    RoutingTable,
+    TableDelta,
+    TrafficPolicy,
+    Upstream,
+    UpstreamKey,
+    UpstreamProtocol,
+    apply_delta,
+)
+from ingress.routing.trie import HostIndex, PathTrie, normalize_host
+
+_STATUS_RETRIES = {
+    RetryOn.HTTP_403: 403,
+    RetryOn.HTTP_404: 404,
+    RetryOn.HTTP_429: 429,
+    RetryOn.HTTP_500: 500,
+    RetryOn.HTTP_502: 502,
+    RetryOn.HTTP_503: 503,
+    RetryOn.HTTP_504: 504,
+}
+_IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"))
+_NO_KEY = 0
+
+
+class RetryRule:
+    """`TrafficPolicy.retry_*` in the form the forwarder asks for. Shared by the routes of equal policy."""
+
+    __slots__ = ("invalid_header", "non_idempotent", "on_error", "on_timeout", "statuses", "timeout_s", "tries")
+
+    def __init__(self, policy: TrafficPolicy) -> None:
+        self.on_error = RetryOn.ERROR in policy.retry_on
+        self.on_timeout = RetryOn.TIMEOUT in policy.retry_on
+        self.invalid_header = RetryOn.INVALID_HEADER in policy.retry_on
+        self.non_idempotent = RetryOn.NON_IDEMPOTENT in policy.retry_on
+        self.statuses = frozenset(_STATUS_RETRIES[r] for r in policy.retry_on if r in _STATUS_RETRIES)
+        self.tries = policy.retry_tries
+        self.timeout_s = policy.retry_timeout_s
+
+    def method_allows(self, method: bytes) -> bool:
+        """Whether a request of this method may be sent a second time (RFC 9110 section 9.2.2)."""
+        return self.non_idempotent or method in _IDEMPOTENT
+
+
+class UpstreamRuntime:
+    """The live side of an `Upstream`: its endpoints' states and the picker over those that are usable now."""
+
+    __slots__ = (
+        "_by_key",
+        "_hash_key",
+        "_open_pool",
+        "_picker",
+        "_ring",
+        "_rng",
+        "_states",
+        "balancing",
+        "client_ip",
+        "cookies",
+        "name",
+        "observes_latency",
+        "sticky",
+        "upstream",
+    )
+
+    def __init__(
+        self, upstream: Upstream, now: float, rng: Random, clock: Callable[[], float], open_pool: Callable[[EndpointState], object]
+    ) -> None:
+        self._rng = rng
+        self._open_pool = open_pool
+        self._states: dict[Endpoint, EndpointState] = {}
+        self._by_key: dict[str, EndpointState] = {}
+        self._picker: Picker | None = None
+        self._ring: Picker | None = None
+        self.upstream = upstream
+        self.name = f"{upstream.namespace}-{upstream.service}-{upstream.port}"
+        self._bind(upstream.balancing, clock)
+        self.update(upstream, now)
+
+    def _bind(self, balancing: Balancing, clock: Callable[[], float]) -> None:
+        self.balancing = balancing
+        self.observes_latency = balancing.load_balance is LoadBalance.EWMA
+        self._hash_key = compile_hash_key(balancing.hash_key) if balancing.load_balance is LoadBalance.CONSISTENT_HASH else None
+        self.client_ip = (
+            ClientIPAffinity(balancing.client_ip_timeout_s, timer=clock) if balancing.affinity is AffinityMode.CLIENT_IP else None
+        )
+        cookie = balancing.cookie if balancing.affinity is AffinityMode.COOKIE else None
+        self.cookies = None if cookie is None else CookieSessions(cookie, self.upstream.key, self._rng)
+        self.sticky = self.client_ip is not None or self.cookies is not None or self._hash_key is not None
+
+    def update(self, upstream: Upstream, now: float) -> None:
+        """Take the endpoints of `upstream`; those that stay keep their state, those that left are retired. The balancing never changes
+        under one key (the translator puts it into the key)."""
+        self.upstream = upstream
+        states = self._states
+        current = {e: states.get(e) or self._open(e) for e in upstream.endpoints}
+        for endpoint, state in states.items():
+            if endpoint not in current:
+                state.pool.retire()
+        self._states = current
+        self._by_key = {state.key: state for state in current.values()}
+        self.rebuild(now)
+
+    def _open(self, endpoint: Endpoint) -> EndpointState:
+        state = EndpointState(endpoint)
+        state.pool = self._open_pool(state)
+        return state
+
+    def rebuild(self, now: float) -> None:
+        """Recompute the pickers: after a change of endpoints, an ejection or a readmission."""
+        usable = ejection.usable(list(self._states.values()), now)
+        self._picker = build_picker(self.balancing, usable, self._rng) if usable else None
+        self._ring = build_ring(usable, self._rng) if usable and self.sticky else None
+
+    def retire(self) -> None:
+        for state in self._states.values():
+            state.pool.retire()
+
+    @property
+    def states(self) -> Iterable[EndpointState]:
+        return self._states.values()
+
+    def pick(self, exchange: Exchange, now: float) -> EndpointState | None:
+        """The endpoint for the first attempt; None without endpoints."""
+        picker = self._picker
+        if picker is None:
+            return None
+        if not self.sticky:
+            return picker.pick(now, _NO_KEY)
+        return self._pick_sticky(exchange, now, picker)
+
+    def _pick_sticky(self, exchange: Exchange, now: float, picker: Picker) -> EndpointState:
+        ring = self._ring
+        assert ring is not None
+        if self.client_ip is not None:
+            client = exchange.client_address
+            exchange.hash_key = hash64(client.encode())
+            known = self.client_ip.lookup(client, now)
+            state = self._by_key.get(known) if known is not None else None
+            if state is None:
+                state = ring.pick(now, exchange.hash_key)
+                self.client_ip.assign(client, state.key, now)
+            elif state.ejected_until > now:
+                # An ejection may be over in seconds and must not move the session for hours: go elsewhere, this time.
+                return ring.pick_other(now, exchange.hash_key, (state,)) or state
+            return state
+        if self.cookies is not None:
+            return self.cookies.pick(exchange, self._by_key, ring, now)
+        assert self._hash_key is not None
+        exchange.hash_key = hash64(self._hash_key(exchange))
+        return picker.pick(now, exchange.hash_key)
+
+    def pick_other(self, exchange: Exchange, now: float, tried: Sequence[EndpointState]) -> EndpointState | None:
+        """The endpoint for a further attempt: one that was not tried."""
+        picker = self._ring if self.sticky else self._picker
+        state = None if picker is None else picker.pick_other(now, exchange.hash_key, tried)
+        if state is not None and self.cookies is not None:
+            self.cookies.moved(exchange, state)
+        return state
+
+    def record_failure(self, state: EndpointState, now: float) -> bool:
+        """True when the endpoint was ejected by it."""
+        if ejection.record_failure(state, now):
+            self.rebuild(now)
+            return True
+        return False
+
+    def readmit(self, now: float) -> None:
+        """Called from time to time: take ejected endpoints back whose time is over."""
+        at = ejection.next_readmission(self._states.values(), now)
+        if at is not None and at <= now:
+            self.rebuild(now)
+
+
+class LinkedRoute:
+    """A route bound to what serving it needs. Immutable but for what hangs behind `upstream` and `stats`."""
+
+    __slots__ = ("body_limit_bytes", "policy", "retry", "route", "stats", "status", "upstream")
+
+    def __init__(self, route: Route, upstream: UpstreamRuntime | None, stats: RouteStats, retry: RetryRule) -> None:
+        self.route = route
+        self.upstream = upstream
+        self.stats = stats
+        self.policy = route.policy
+        self.body_limit_bytes = route.policy.body_limit_bytes
+        self.retry = retry
+        self.status = route.closed_status if upstream is None else 0  # what to answer when there is no upstream
+
+
+class Snapshot:
+    """Everything a request needs, reachable from one reference. `find` is the whole routing decision."""
+
+    __slots__ = ("_authorities", "hosts", "not_found", "table")
+    _AUTHORITY_CACHE = 8192
+
+    def __init__(self, table: RoutingTable, hosts: HostIndex[LinkedRoute], not_found: LinkedRoute) -> None:
+        self.table = table
+        self.hosts = hosts
+        self.not_found = not_found  # the table's default backend, or the built-in 404
+        self._authorities: dict[bytes, tuple[bytes, PathTrie[LinkedRoute] | None]] = {}
+
+    def host(self, authority: bytes) -> tuple[bytes, PathTrie[LinkedRoute] | None]:
+        """(normalised host, its paths). Raises ValueError for what is no host."""
+        entry = self._authorities.get(authority)
+        if entry is None:
+            host = normalize_host(authority)
+            trie = self.hosts.lookup(host)
+            entry = (host, trie)
+            # Only authorities that reach a trie are worth keeping; the bound keeps clients from growing it with wildcards.
+            if trie is not None and len(self._authorities) < self._AUTHORITY_CACHE:
+                self._authorities[authority] = entry
+        return entry
+
+    def find(self, trie: PathTrie[LinkedRoute] | None, path: bytes) -> LinkedRoute:
+        if trie is None:
+            return self.not_found
+        return trie.match(path) or trie.default or self.not_found
+
+
+class Runtime:
+    """The live things of one worker, by key, and the linking of tables to them."""
+
+    def __init__(
+        self,
+        metrics: WorkerMetrics,
+        rng: Random,
+        clock: Callable[[], float],
+        open_pool: Callable[[EndpointState], object],
+    ) -> None:
+        self._metrics = metrics
+        self._rng = rng
+        self._clock = clock
+        self._open_pool = open_pool
+        self._retry_rules: dict[TrafficPolicy, RetryRule] = {}
+        self.upstreams: dict[UpstreamKey, UpstreamRuntime] = {}
+
+    def link(self, table: RoutingTable) -> Snapshot:
+        """Bind a whole table."""
+        self._update_upstreams(table.upstreams.values())
+        snapshot = self._snapshot(table, HostIndex((h, self._trie(r)) for h, r in table.hosts.items()))
+        self._retire(self.upstreams.keys() - table.upstreams.keys())
+        return snapshot
+
+    def link_delta(self, snapshot: Snapshot, delta: TableDelta) -> Snapshot:
+        """Bind what changed since `snapshot`; raises ValueError when the delta is against another table."""
+        table = apply_delta(snapshot.table, delta)
+        self._update_upstreams(delta.upstreams.values())
+        if delta.hosts or delta.removed_hosts:
+            hosts = snapshot.hosts.copy()
+            for host in delta.removed_hosts:
+                hosts.remove(host)
+            for host, routes in delta.hosts.items():
+                hosts.set(host, self._trie(routes))
+        else:
+            hosts = snapshot.hosts
+        linked = self._snapshot(table, hosts)
+        self._retire(delta.removed_upstreams)
+        return linked
+
+    def _snapshot(self, table: RoutingTable, hosts: HostIndex[LinkedRoute]) -> Snapshot:
+        default = table.default or BUILT_IN_DEFAULT
+        return Snapshot(table, hosts, self._linked(default))
+
+    def _update_upstreams(self, upstreams: Iterable[Upstream]) -> None:
+        now = self._clock()
+        for upstream in upstreams:
+            runtime = self.upstreams.get(upstream.key)
+            if runtime is None:
+                self.upstreams[upstream.key] = UpstreamRuntime(upstream, now, self._rng, self._clock, self._open_pool)
+            elif runtime.upstream != upstream:
+                runtime.update(upstream, now)
+
+    def _retire(self, keys: Iterable[UpstreamKey]) -> None:
+        for key in list(keys):
+            runtime = self.upstreams.pop(key, None)
+            if runtime is not None:
+                runtime.retire()
+
+    def _trie(self, routes: HostRoutes) -> PathTrie[LinkedRoute]:
+        trie: PathTrie[LinkedRoute] = PathTrie(None if routes.default is None else self._linked(routes.default))
+        for route in routes.routes:
+            trie.add(route.path.encode("ascii"), route.path_type, self._linked(route))
+        return trie
+
+    def _linked(self, route: Route) -> LinkedRoute:
+        rule = self._retry_rules.get(route.policy)
+        if rule is None:
+            rule = self._retry_rules[route.policy] = RetryRule(route.policy)
+        upstream = None if route.upstream is None else self.upstreams[route.upstream]
+        stats = self._metrics.route(route.namespace, route.ingress, route.service, route.port)
+        return LinkedRoute(route, upstream, stats, rule)
+
+
+BUILT_IN_DEFAULT = Route(
+    host=HostPattern(""),
+    path="/",
+    path_type=PathType.PREFIX,
+    namespace="",
+    ingress="",
+    service="",
+    port="",
+    upstream=None,
+    closed_status=404,
+)
+
+SUPPORTED_PROTOCOLS = frozenset((UpstreamProtocol.HTTP,))

@@ -1,0 +1,572 @@
+"""Connections to endpoints: one pool an endpoint, and the HTTP/1.1 protocol on each connection.
+
+An `UpstreamConnection` carries one exchange at a time. It parses what comes back with httptools, hands it to the exchange's `Downstream` in the same
+call, and reports every failure to the `Forwarder`, which alone decides what happens next.
+"""
+
+import asyncio
+import logging
+import select
+from typing import Protocol
+
+import httptools
+
+from ingress.balancing.base import EndpointState
+from ingress.config import ProxySettings
+from ingress.errors import ProxyError, Reason
+from ingress.exchange import BodyFraming, Exchange, Field
+from ingress.proxy.http1 import (
+    CONNECTION,
+    CONTENT_LENGTH,
+    DATE,
+    PASS,
+    RESPONSE_FIELDS,
+    TRAILER_FIELDS,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    connection_tokens,
+    last_chunk,
+    reason_phrase,
+)
+from ingress.proxy.httpdate import http_date
+
+_log = logging.getLogger(__name__)
+
+# Past this much of a body of known length, bytes are relayed without parsing: a copy less per segment.
+_BYPASS_BYTES = 32768
+_FIELD_LIMIT = 256
+_HEAD_LIMIT_BYTES = 131072  # of a response; far above nginx's 4k proxy_buffer_size, whose 502s users complain about
+
+
+class Forwarding(Protocol):
+    """The decisions that a connection leaves to the forwarder (`proxy.forward.Forwarder`)."""
+
+    def response_started(self, exchange: Exchange, connection: "UpstreamConnection", status: int) -> bool:
+        """False: the answer is not to be used (the request goes to another endpoint)."""
+
+    def upstream_failed(self, exchange: Exchange, connection: "UpstreamConnection", error: ProxyError) -> None: ...
+
+    def response_ended(self, exchange: Exchange, connection: "UpstreamConnection") -> None: ...
+
+    def upgraded(self, exchange: Exchange, connection: "UpstreamConnection") -> None: ...
+
+
+class Tunnel(Protocol):
+    """The other side of an upgraded connection."""
+
+    def tunnel_data(self, data: bytes) -> None: ...
+
+    def tunnel_eof(self) -> None: ...
+
+    def tunnel_lost(self) -> None: ...
+
+    def pause_tunnel(self) -> None: ...
+
+    def resume_tunnel(self) -> None: ...
+
+
+class Pool:
+    """Idle connections to one endpoint, newest first, and the set of all."""
+
+    __slots__ = ("_limit", "connections", "forwarder", "idle", "loop", "opened", "retired", "settings", "state")
+
+    def __init__(
+        self, state: EndpointState, forwarder: Forwarding, settings: ProxySettings, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self.state = state
+        self.forwarder = forwarder
+        self.settings = settings
+        self.loop = loop
+        self.idle: list[UpstreamConnection] = []
+        self.connections: set[UpstreamConnection] = set()
+        self.retired = False
+        self.opened = 0
+        self._limit = settings.upstream_keepalive_connections
+
+    def acquire(self) -> "UpstreamConnection | None":
+        """An idle connection, or None."""
+        return self.idle.pop() if self.idle else None
+
+    async def connect(self) -> "UpstreamConnection":
+        """A new connection. Raises OSError."""
+        endpoint = self.state.endpoint
+        self.opened += 1
+        _, connection = await self.loop.create_connection(lambda: UpstreamConnection(self), endpoint.address, endpoint.port)
+        return connection
+
+    def release(self, connection: "UpstreamConnection") -> None:
+        """Take back a connection whose exchange is complete on both sides."""
+        if self.retired or len(self.idle) >= self._limit or connection.requests >= self.settings.upstream_keepalive_requests:
+            connection.close()
+        else:
+            self.idle.append(connection)
+
+    def retire(self) -> None:
+        """The endpoint left every table: idle connections close now, busy ones when their exchange ends."""
+        self.retired = True
+        idle, self.idle = self.idle, []
+        for connection in idle:
+            connection.close()
+
+    def sweep(self, now: float) -> None:
+        """Close what has been idle or alive for too long; time out what has been silent for too long."""
+        for connection in tuple(self.connections):
+            connection.sweep(now)
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """One TCP connection to an endpoint, speaking HTTP/1.1."""
+
+    __slots__ = (
+        "_bypass_left",
+        "_chunked",
+        "_complete",
+        "_content_length",
+        "_created",
+        "_date_seen",
+        "_fields",
+        "_head_bytes",
+        "_in_body",
+        "_keep_alive",
+        "_options",
+        "_parser",
+        "_paused_reading",
+        "_reason",
+        "_seen",
+        "_touched",
+        "_transfer_encoding",
+        "_tunnel",
+        "_unsent",
+        "_upgrade",
+        "_writing_paused",
+        "closed",
+        "exchange",
+        "half_closed",
+        "pool",
+        "requests",
+        "transport",
+    )
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+        self.transport: asyncio.Transport | None = None
+        self.exchange: Exchange | None = None
+        self.requests = 0
+        self.closed = False
+        self.half_closed = False  # of a tunnel: the endpoint has sent all it will
+        self._parser: httptools.HttpResponseParser = httptools.HttpResponseParser(self)
+        self._bypass_left = 0
+        self._tunnel: Tunnel | None = None
+        self._writing_paused = False
+        self._paused_reading = False
+        self._touched = True  # bytes came since the last sweep: cheaper than reading a clock per segment
+        self._seen = 0.0  # last sweep that saw it touched
+        self._created = 0.0
+        self._unsent = 0  # write buffer at the last sweep
+        self._reset()
+
+    def _reset(self) -> None:
+        self._fields: list[Field] = []
+        self._reason = b""
+        self._content_length = -1
+        self._chunked = False
+        self._transfer_encoding = False
+        self._options: list[bytes] | None = None
+        self._upgrade = b""
+        self._date_seen = False
+        self._in_body = False
+        self._complete = False
+        self._keep_alive = False
+        self._head_bytes = 0
+
+    # ---- transport ---------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        self.pool.connections.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.closed = True
+        self.transport = None
+        self._forget()
+        try:
+            self._lost(exc)
+        finally:
+            self._parser = None  # it holds our bound methods: a cycle
+
+    def _lost(self, exc: Exception | None) -> None:
+        if self._tunnel is not None:
+            tunnel, self._tunnel = self._tunnel, None
+            tunnel.tunnel_lost()
+        elif self.exchange is not None:
+            if exc is None and self._in_body and self._until_close:
+                exchange = self.exchange
+                self._end(exchange)  # the close is the end of such a body (RFC 9112 section 6.3)
+                exchange.downstream.flush()
+                return
+            self._fail(Reason.UPSTREAM_CLOSED, str(exc) if exc is not None else "closed before the response was complete")
+
+    @property
+    def _until_close(self) -> bool:
+        return self._content_length < 0 and not self._chunked
+
+    def eof_received(self) -> bool:
+        if self._tunnel is not None:
+            self.half_closed = True
+            self._tunnel.tunnel_eof()
+            return True
+        return False  # the transport closes itself, connection_lost follows
+
+    def close(self) -> None:
+        """Close now; no exchange is told. Bytes written before are still sent."""
+        self.closed = True
+        if self.transport is not None:
+            self.transport.close()
+
+    def abort(self) -> None:
+        """Close now and forget what was not sent yet."""
+        self.closed = True
+        if self.transport is not None:
+            self.transport.abort()
+
+    def _forget(self) -> None:
+        self.pool.connections.discard(self)
+        try:
+            self.pool.idle.remove(self)
+        except ValueError:
+            pass
+
+    @property
+    def reusable(self) -> bool:
+        return not self.closed and self.transport is not None and not self.transport.is_closing()
+
+    def peer_has_closed(self) -> bool:
+        """Look at the socket itself: a FIN may be there that the loop has not read yet. Costs a system call, so it's only asked before
+        sending what can't be sent twice."""
+        if self.transport is None:
+            return True
+        poll = select.poll()
+        poll.register(self.transport.get_extra_info("socket").fileno(), select.POLLIN | select.POLLRDHUP)
+        return bool(poll.poll(0))  # an idle connection has nothing to say: a FIN, a reset, or bytes nobody asked for
+
+    # ---- request ------------------------------------------------------------------------------------------------
+
+    def send_head(self, exchange: Exchange, head: bytes) -> None:
+        """Begin an exchange; a body kept so far goes out behind the head."""
+        self.exchange = exchange
+        self.requests += 1
+        self._touched = True
+        transport = self.transport
+        assert transport is not None
+        if not exchange.body_framing:
+            transport.write(head)
+            return
+        body = exchange.body or ()
+        parts = [head]
+        if exchange.body_framing == BodyFraming.CHUNKED:
+            for chunk in body:
+                parts += (b"%x\r\n" % len(chunk), chunk, b"\r\n")
+            if exchange.body_complete:
+                parts.append(last_chunk(exchange.trailers))
+        else:
+            parts += body
+        transport.writelines(parts)
+
+    def send_body(self, exchange: Exchange, chunk: bytes) -> None:
+        transport = self.transport
+        if transport is None:
+            return  # connection_lost is on its way to the forwarder, or was there
+        if exchange.body_framing == BodyFraming.CHUNKED:
+            transport.writelines((b"%x\r\n" % len(chunk), chunk, b"\r\n"))
+        else:
+            transport.write(chunk)
+        if self._writing_paused:
+            exchange.downstream.pause_request_body()
+
+    def send_end(self, exchange: Exchange) -> None:
+        if exchange.body_framing == BodyFraming.CHUNKED and self.transport is not None:
+            self.transport.write(last_chunk(exchange.trailers))
+
+    def pause_writing(self) -> None:
+        self._writing_paused = True
+        if self._tunnel is not None:
+            self._tunnel.pause_tunnel()
+        elif self.exchange is not None:
+            self.exchange.downstream.pause_request_body()
+
+    def resume_writing(self) -> None:
+        self._writing_paused = False
+        self._touched = True
+        if self._tunnel is not None:
+            self._tunnel.resume_tunnel()
+        elif self.exchange is not None:
+            self.exchange.downstream.resume_request_body()
+
+    # ---- response -----------------------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        self._touched = True
+        if self._tunnel is not None:
+            self._tunnel.tunnel_data(data)
+            return
+        exchange = self.exchange
+        if exchange is None:
+            self.abort()  # an answer that nobody asked for: the connection can't be trusted any more
+            return
+        left = self._bypass_left
+        if left:
+            self._relay_unparsed(exchange, data, left)
+            return
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._switched(data[upgrade.args[0] :])
+            return
+        except httptools.HttpParserCallbackError as error:
+            if not isinstance(error.__context__, _Protocol):
+                _log.error("failed to relay a response of %s", self.pool.state.key, exc_info=error.__context__)
+            self._fail(Reason.UPSTREAM_PROTOCOL, str(error.__context__ or error))
+        except httptools.HttpParserError as error:
+            if self._complete:
+                self._keep_alive = False  # junk behind a complete response costs the connection, not the response
+            else:
+                self._fail(Reason.UPSTREAM_PROTOCOL, str(error))
+        if self._complete:
+            self._end(exchange)
+        elif not self._in_body and self.exchange is not None:
+            self._head_bytes += len(data)
+            if self._head_bytes > _HEAD_LIMIT_BYTES:
+                self._fail(Reason.UPSTREAM_PROTOCOL, f"response head larger than {_HEAD_LIMIT_BYTES} bytes")
+        exchange.downstream.flush()
+
+    def _relay_unparsed(self, exchange: Exchange, data: bytes, left: int) -> None:
+        size = len(data)
+        downstream = exchange.downstream
+        if size < left:
+            self._bypass_left = left - size
+            exchange.response_bytes += size
+            downstream.respond_body(exchange, data)
+        else:
+            self._bypass_left = 0
+            self._parser = httptools.HttpResponseParser(self)  # the old one still waits for the body
+            if size > left:
+                data = data[:left]
+                self._keep_alive = False  # more than was announced
+            exchange.response_bytes += left
+            downstream.respond_body(exchange, data)
+            self._end(exchange)
+        downstream.flush()
+
+    def on_status(self, reason: bytes) -> None:
+        if self._complete:
+            self._keep_alive = False  # a second response to one request: nobody may ever read it
+        self._reason += reason
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_body:
+            self._fields.append((name, value))  # trailers
+            if len(self._fields) > _FIELD_LIMIT:
+                raise _Protocol("too many trailer fields")
+            return
+        action = RESPONSE_FIELDS[name]
+        if action == PASS:
+            self._fields.append((name, value))
+        elif action == CONTENT_LENGTH:
+            self._content_length = int(value)  # llhttp has checked it: digits, once, and not with Transfer-Encoding
+        elif action == DATE:
+            self._date_seen = True
+            self._fields.append((name, value))
+        elif action == TRANSFER_ENCODING:
+            self._transfer_encoding = True
+            self._chunked = value.strip().lower() == b"chunked"
+        elif action == CONNECTION:
+            if self._options is None:
+                self._options = []
+            self._options.append(value)
+        elif action == UPGRADE:
+            self._upgrade = value
+
+    def on_headers_complete(self) -> None:
+        exchange = self.exchange
+        if exchange is None or self._complete:
+            return
+        status = self._parser.get_status_code()
+        fields = self._fields
+        reason = self._reason or reason_phrase(status)
+        if self._options is not None:
+            named = connection_tokens(self._options)
+            fields = [f for f in fields if f[0].lower() not in named]
+        if status < 200:
+            if status != 101:
+                exchange.downstream.respond_informational(exchange, status, reason, fields)
+                self._reset()
+            elif exchange.upgrade:
+                fields.append((b"Upgrade", self._upgrade or exchange.upgrade))
+                self._fields, self._reason = fields, reason
+            return
+        if self._transfer_encoding and not self._chunked:
+            raise _Protocol("a transfer coding other than chunked")
+        if len(fields) > _FIELD_LIMIT:
+            raise _Protocol("too many header fields")
+        self._in_body = True
+        if not self.pool.forwarder.response_started(exchange, self, status):
+            return
+        self._fields = []
+        if not self._date_seen:
+            fields.append((b"Date", http_date()))
+        keep_alive = self._keep_alive = self._parser.should_keep_alive()
+        length = self._content_length
+        downstream = exchange.downstream
+        if exchange.method == b"HEAD":
+            downstream.respond_head(exchange, status, reason, fields, BodyFraming.NONE, length)
+            # llhttp would wait for the body that Content-Length announces.
+            self._parser = httptools.HttpResponseParser(self)
+            self._keep_alive = keep_alive or (length < 0 and not self._options_close())
+            self._complete = True
+        elif status in (204, 304):
+            downstream.respond_head(exchange, status, reason, fields, BodyFraming.NONE, length if status == 304 else -1)
+        elif length >= 0:
+            downstream.respond_head(exchange, status, reason, fields, BodyFraming.LENGTH, length)
+        else:
+            downstream.respond_head(exchange, status, reason, fields, BodyFraming.CHUNKED, -1)
+
+    def _options_close(self) -> bool:
+        return b"close" in connection_tokens(self._options or ())
+
+    def on_body(self, chunk: bytes) -> None:
+        exchange = self.exchange
+        if exchange is None or self._complete or not exchange.response_started:
+            return
+        exchange.response_bytes += len(chunk)
+        exchange.downstream.respond_body(exchange, chunk)
+        length = self._content_length
+        if length > _BYPASS_BYTES and exchange.response_bytes < length:
+            self._bypass_left = length - exchange.response_bytes
+
+    def on_message_complete(self) -> None:
+        if self._in_body:  # not for informational responses
+            # Only noted: what stands behind it in the same segment must be seen before the connection may carry another exchange.
+            self._complete = True
+
+    def _end(self, exchange: Exchange) -> None:
+        trailers = [f for f in self._fields if TRAILER_FIELDS[f[0]] == PASS] if self._fields else ()
+        self.exchange = None
+        keep_alive = self._keep_alive
+        self._reset()
+        self._keep_alive = keep_alive
+        self.pool.forwarder.response_ended(exchange, self)
+        exchange.downstream.respond_end(exchange, trailers)
+
+    def finished(self, request_complete: bool) -> None:
+        """The exchange is over: back to the pool, or closed when the connection can't carry another."""
+        if request_complete and self._keep_alive and self.reusable:
+            self.pool.release(self)
+        else:
+            self.close()
+
+    def _switched(self, early: bytes) -> None:
+        exchange = self.exchange
+        if exchange is None:
+            return
+        if not exchange.upgrade or self._parser.get_status_code() != 101:
+            self._fail(Reason.UPSTREAM_PROTOCOL, "switched protocols without being asked")
+            return
+        fields, reason = self._fields, self._reason
+        self.exchange = None
+        self.pool.forwarder.upgraded(exchange, self)
+        exchange.downstream.respond_upgrade(exchange, reason, fields, self, early)
+
+    def _fail(self, reason: Reason, detail: str) -> None:
+        exchange, self.exchange = self.exchange, None
+        if exchange is None:
+            return
+        self.abort()
+        self.pool.forwarder.upstream_failed(exchange, self, ProxyError(reason, detail))
+
+    def detach(self) -> None:
+        """The exchange ends without this connection (client gone, or the answer was rejected): it can't be used again."""
+        self.exchange = None
+        self._bypass_left = 0
+        self.abort()
+
+    # ---- back-pressure of the response --------------------------------------------------------------------------
+
+    def pause_response(self) -> None:
+        """The client is slower than the endpoint."""
+        if not self._paused_reading and self.transport is not None and not self.transport.is_closing():
+            self._paused_reading = True
+            self.transport.pause_reading()
+
+    def resume_response(self) -> None:
+        if self._paused_reading:
+            self._paused_reading = False
+            self._touched = True
+            if self.transport is not None and not self.transport.is_closing():
+                self.transport.resume_reading()
+
+    # ---- upgraded -----------------------------------------------------------------------------------------------
+
+    def start_tunnel(self, tunnel: Tunnel) -> None:
+        self._tunnel = tunnel
+        if self._writing_paused:
+            tunnel.pause_tunnel()
+
+    def tunnel_write(self, data: bytes) -> None:
+        self._touched = True
+        if self.transport is not None:
+            self.transport.write(data)
+
+    def tunnel_write_eof(self) -> None:
+        if self.transport is not None and not self.transport.is_closing() and self.transport.can_write_eof():
+            self.transport.write_eof()
+
+    def end_tunnel(self) -> None:
+        self._tunnel = None
+        self.close()
+
+    # ---- time ---------------------------------------------------------------------------------------------------
+
+    def sweep(self, now: float) -> None:
+        """Called a few times a second. `read` and `send` time-outs are between two operations, as in nginx."""
+        settings = self.pool.settings
+        if self._created == 0.0:
+            self._created = now
+        if self._touched:
+            self._touched = False
+            self._seen = now
+            return
+        silent_s = now - self._seen
+        exchange = self.exchange
+        if exchange is None:
+            if self._tunnel is not None:
+                return  # the client's side of the tunnel knows its route's time-outs
+            if silent_s > settings.upstream_keepalive_timeout_s or now - self._created > settings.upstream_keepalive_time_s:
+                self._forget()
+                self.close()
+            return
+        policy = exchange.route.policy
+        if self._writing_paused:
+            unsent = self.transport.get_write_buffer_size() if self.transport is not None else 0
+            if unsent != self._unsent:
+                self._unsent = unsent
+                self._seen = now
+            elif silent_s > policy.send_timeout_s:
+                self._fail(Reason.SEND_TIMEOUT, f"nothing could be sent for {policy.send_timeout_s:g} s")
+        elif self._paused_reading or not exchange.body_complete:
+            self._seen = now  # it is the client that everybody waits for
+        elif silent_s > policy.read_timeout_s:
+            self._fail(Reason.READ_TIMEOUT, f"nothing came for {policy.read_timeout_s:g} s")
+
+    def silent_since(self) -> float:
+        return self._seen
+
+    def take_touched(self) -> bool:
+        touched, self._touched = self._touched, False
+        return touched
+
+
+class _Protocol(Exception):
+    """Raised inside parser callbacks for what llhttp accepts and we don't."""
+
+
