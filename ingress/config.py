@@ -23,7 +23,7 @@ class Address:
     def parse(cls, text: str) -> "Address":
         """Raise ConfigError for anything but `IP:PORT`, `[IPv6]:PORT`, `:PORT`, `localhost:PORT`."""
         host, sep, port = text.rpartition(":")
-        if not sep or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        if not sep or not port.isascii() or not port.isdigit() or len(port) > 5 or int(port) > 65535:
             raise ConfigError(f"{text!r} is not an address: expected IP:PORT, such as 0.0.0.0:8080 or [::]:8080")
         if host.startswith("[") and host.endswith("]"):
             host = host[1:-1]
@@ -41,6 +41,16 @@ class Address:
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    def overlaps(self, other: "Address") -> bool:
+        """Whether both would accept the same connections. Port 0 (any free port) overlaps nothing, IPv6 never takes IPv4's.
+
+        Worth knowing beforehand: with SO_REUSEPORT the kernel lets two listeners share a port without an error.
+        """
+        if self.port != other.port or self.port == 0:
+            return False
+        mine, theirs = ipaddress.ip_address(self.host), ipaddress.ip_address(other.host)
+        return mine.version == theirs.version and (mine == theirs or mine.is_unspecified or theirs.is_unspecified)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +105,13 @@ class Settings:
     http_addresses: tuple[Address, ...] = (Address("0.0.0.0", 8080),)
     https_addresses: tuple[Address, ...] = (Address("0.0.0.0", 8443),)
     admin_addresses: tuple[Address, ...] = (Address("0.0.0.0", 10254),)
-    workers: int | None = None  # None: one per CPU of the cgroup; 0: everything in this process
+    workers: int | None = None  # None: one per CPU of the cgroup (`cpus.available_cpus`); 0: everything in this process
     log_format: str = "text"  # text | json
     log_level: str = "info"
     hold_off_s: float = 0.02
     hold_off_limit_s: float = 0.1
+    shutdown_grace_s: float = (
+        0.0  # after the first signal: not ready, but still accepting, so that load balancers notice first
+    )
     translate: TranslateSettings = field(default_factory=TranslateSettings)
     proxy: ProxySettings = field(default_factory=ProxySettings)
