@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import cast
 
 from aiohttp import web
-from aiohttp.web_server import Server
 
 from ingress.accesslog import AccessLog
 from ingress.balancing.base import EndpointState
@@ -52,7 +51,7 @@ class DataPlane:
         self.runtime = Runtime(metrics, rng or random.Random(), clock, time.time, self._open_pool)
         self.forwarder = Forwarder(settings, self.runtime, metrics, ErrorPages(), access_log, loop, clock)
         self._upstream = UpstreamContext(self.forwarder, settings, metrics, loop)
-        self._manager = Server(_unused, handler_cancellation=True, loop=loop)
+        self._manager = web.Server(_unused, handler_cancellation=True, loop=loop)
         self._listeners: list[tuple[asyncio.Server, socket.socket]] = []
         self._sweeper: asyncio.TimerHandle | None = None
         self._empty = asyncio.Event()

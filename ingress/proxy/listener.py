@@ -43,7 +43,7 @@ from ingress.proxy.http1 import (
 from ingress.proxy.upstream import UpstreamConnection
 
 if TYPE_CHECKING:
-    from aiohttp.web_server import Server
+    from aiohttp.web import Server
 
 _log = logging.getLogger(__name__)
 
@@ -330,7 +330,7 @@ class ClientConnection(RequestHandler):
         self._at_start = False
         hosts = 0
         options: list[bytes] | None = None
-        for action, name, value in special:
+        for action, _, value in special:
             if action == HOST:
                 hosts += 1
                 exchange.authority = value.rstrip()
@@ -804,7 +804,7 @@ class ClientConnection(RequestHandler):
         if self.transport is not None:
             self.transport.abort()
 
-    async def shutdown(self, timeout: float | None = 15.0) -> None:
+    async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109 - aiohttp's signature
         self.force_close()
 
     def __repr__(self) -> str:

@@ -4,7 +4,7 @@ import asyncio
 import gc
 import logging
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from ingress.accesslog import AccessLog
@@ -23,6 +23,10 @@ class WorkerPool(Protocol):
     @property
     def live(self) -> int:
         """Workers that run and serve by some table."""
+
+    @property
+    def alive(self) -> bool:
+        """A restart of the whole would not help: some worker runs, or is being started."""
 
     @property
     def ready(self) -> bool:
@@ -53,12 +57,13 @@ class InProcess:
         sockets: Sequence[socket.socket],
         log_format: str,
         loop: asyncio.AbstractEventLoop,
-        applied: Callable[[str], None] | None = None,
     ) -> None:
         self.wanted = 0
         self.restarts = 0
         self._sockets = sockets
         self._access_log = AccessLog(log_format) if settings.access_log else None
+        if self._access_log is not None:
+            self._access_log.start()
         access_log = self._access_log
         self._metrics = WorkerMetrics(
             requests_in_flight=lambda: self.plane.forwarder.in_flight,
@@ -72,6 +77,10 @@ class InProcess:
     @property
     def live(self) -> int:
         return int(self._listening)
+
+    @property
+    def alive(self) -> bool:
+        return True  # whoever asks gets the answer from the loop that serves
 
     @property
     def ready(self) -> bool:

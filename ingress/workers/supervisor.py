@@ -102,6 +102,7 @@ class Supervisor:
         self._aggregate = MetricsAggregate()
         self._affinity = AffinityHub()
         self._stopping = False
+        self._started = False
         self._ended = asyncio.Event()
 
     # ---- state ---------------------------------------------------------------------------------------------------
@@ -109,6 +110,10 @@ class Supervisor:
     @property
     def live(self) -> int:
         return sum(1 for p in self._current if p is not None and p.applied)
+
+    @property
+    def alive(self) -> bool:
+        return bool(self._processes) or not self._started
 
     @property
     def ready(self) -> bool:
@@ -182,12 +187,13 @@ class Supervisor:
             self._processes.add(process)
             hello = Hello(slot, self._settings, self._log_format, self._log_level)
             await process.start(hello, self._sockets[slot])
+            self._started = True
             self._send_table(process)
             ended = group.create_task(self._wait(process), name=f"worker-{slot}-end")
             while not ended.done() and not process.draining:
                 self._ended.clear()
                 await self._ended.wait()
-            if self._stopping:
+            if self._stopping_now():
                 return
             self.restarts += 1
             if process.draining:
@@ -206,6 +212,9 @@ class Supervisor:
                 back_off_s,
             )
             await asyncio.sleep(back_off_s)
+
+    def _stopping_now(self) -> bool:
+        return self._stopping
 
     async def _wait(self, process: _Process) -> None:
         assert process.process is not None

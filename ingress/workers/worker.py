@@ -80,6 +80,8 @@ class Worker:
 
     def _start(self, settings: ProxySettings, loop: asyncio.AbstractEventLoop, log_format: str) -> DataPlane:
         access_log = self._access_log = AccessLog(log_format) if settings.access_log else None
+        if access_log is not None:
+            access_log.start()
         self._drain_timeout_s = settings.drain_timeout_s
         metrics = self._metrics = WorkerMetrics(
             requests_in_flight=lambda: plane.forwarder.in_flight,

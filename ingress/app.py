@@ -1,0 +1,271 @@
+"""Composition root: the only module that knows every other. Reads like the architecture.
+
+    source -> store -> compile -> publish to the workers
+                          |-> verdicts to the log and the admin listener
+
+Order of an end: not ready (for `shutdown_grace_s`, still accepting), then the workers drain, then everything else stops.
+"""
+
+import asyncio
+import dataclasses
+import logging
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from ingress import admin, loops
+from ingress.admin import AdminServer, AdminView, Probe
+from ingress.config import Address, Settings
+from ingress.cpus import available_cpus
+from ingress.demo.prepare import prepare
+from ingress.demo.tour import curl_lines, render
+from ingress.errors import IngressError, Verdict, VerdictReason
+from ingress.files.source import FilesSource
+from ingress.logs import VerdictLog, setup_logging
+from ingress.metrics import ControllerFacts, SourceFacts, TableCounts, count_table, count_verdicts
+from ingress.model import KubernetesObject, ObjectRef
+from ingress.resolver import ExternalNameResolver
+from ingress.routing.table import RoutingTable
+from ingress.store import Store
+from ingress.translate.compiler import Compiler
+from ingress.workers import sockets
+from ingress.workers.pool import InProcess, WorkerPool
+from ingress.workers.supervisor import Supervisor
+
+_log = logging.getLogger(__name__)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_FIRST_LOOKUP_S = 2.0  # how long readiness waits for the addresses of ExternalName Services
+_FILES = "files"
+
+
+class Controller:
+    """One `ingress serve`, from its settings to its end."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._store = Store(settings.hold_off_s, settings.hold_off_limit_s)
+        self._compiler = Compiler(settings.translate)
+        self._resolver = ExternalNameResolver(self._store.set_resolved)
+        self._files = FilesSource(settings.manifests, self._from_files)
+        self._pool: WorkerPool | None = None
+        self._admin: AdminServer | None = None
+        self._stopping = asyncio.Event()
+        self._forced = asyncio.Event()
+        # what the admin listener shows: all of one build
+        self._table = RoutingTable()
+        self._counts: TableCounts = count_table(self._table)
+        self._verdicts: tuple[Verdict, ...] = ()
+        self._published_at = time.monotonic()
+        self._synced = False
+        self._synced_at: float | None = None
+        self._config_errors = 0
+        self._verdict_log = VerdictLog(_log)
+        self._addresses: list[tuple[str, int]] = []
+        self.started = asyncio.Event()
+
+    async def ready(self) -> None:
+        """Wait until /readyz would say so."""
+        while self._pool is None or not self._readiness(self._pool).ok:
+            await asyncio.sleep(0.02)
+
+    @property
+    def http_addresses(self) -> Sequence[tuple[str, int]]:
+        """Where the workers listen, ports chosen by the system included. Empty before the start."""
+        return self._addresses
+
+    async def run(self) -> int:
+        """Serve until a signal (or `stop`), then drain. Returns the exit code; raises IngressError for what can't start."""
+        settings = self._settings
+        loop = asyncio.get_running_loop()
+        workers = available_cpus() if settings.workers is None else settings.workers
+        bound = sockets.bind("--http-address", settings.http_addresses, workers)
+        self._addresses = [sock.getsockname()[:2] for sock in bound[0]]
+        if workers:
+            self._pool = Supervisor(settings.proxy, bound, settings.log_format, settings.log_level)
+        else:
+            self._pool = InProcess(settings.proxy, bound[0], settings.log_format, loop)
+        self._admin = await admin.start(self._view(), settings.admin_addresses)
+        for number in _SIGNALS:
+            loop.add_signal_handler(number, self.stop)
+        for address in self.http_addresses:
+            _log.info("listening on http://%s:%d with %s", *address, f"{workers} workers" if workers else "the controller itself")
+        if settings.https_addresses:
+            _log.info("not listening on --https-address: TLS is not available yet")
+        try:
+            return await self._run(self._pool)
+        finally:
+            for number in _SIGNALS:
+                loop.remove_signal_handler(number)
+            await self._admin.close()
+
+    async def _run(self, pool: WorkerPool) -> int:
+        work = asyncio.create_task(self._work(pool), name="work")
+        stopping = asyncio.create_task(self._stopping.wait(), name="stop")
+        self.started.set()
+        await asyncio.wait((work, stopping), return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        try:
+            if work.done():
+                pool.kill()
+                work.result()
+                return 1
+            return 0 if await self._drain(pool) else 1
+        except BaseExceptionGroup as group:
+            raise _first_cause(group) from group
+        finally:
+            work.cancel()
+            await asyncio.wait((work,))
+
+    async def _work(self, pool: WorkerPool) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._files.run(), name="files")
+            group.create_task(self._resolver.run(), name="resolver")
+            group.create_task(self._translate(pool, group), name="translate")
+            group.create_task(pool.run(), name="workers")
+
+    async def _translate(self, pool: WorkerPool, group: asyncio.TaskGroup) -> None:
+        first = True
+        async for change in self._store.changes():
+            try:
+                built = self._compiler.compile(change.state, change.changed, change.resolved_changed)
+            except Exception:
+                _log.exception("a change could not be translated; the table before it stays in service")
+                continue
+            self._resolver.set_hosts(built.external_names)
+            if first or built.table.id != self._table.id:
+                pool.publish(built.table)
+                self._published_at = time.monotonic()
+                self._counts = count_table(built.table)
+                _log.info("table %s: %d hosts, %d routes, %d upstreams, %d endpoints", built.table.id or "-", *_sizes(self._counts))
+            verdicts = (*change.verdicts, *built.verdicts)
+            self._count_config_errors(verdicts)
+            self._table, self._verdicts = built.table, verdicts
+            self._verdict_log.update(verdicts)
+            if first:
+                first = False
+                group.create_task(self._settle(built.external_names), name="first-lookups")
+
+    async def _settle(self, names: frozenset[str]) -> None:
+        """The first sync counts when ExternalName hosts were looked up, or could not be in reasonable time."""
+        deadline = time.monotonic() + _FIRST_LOOKUP_S
+        while any(name not in self._store.state.resolved for name in names) and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+        self._synced = True
+
+    def _from_files(self, objects: dict[ObjectRef, KubernetesObject], verdicts: Sequence[Verdict]) -> None:
+        self._synced_at = time.time()
+        self._store.update(_FILES, objects, verdicts)
+
+    def _count_config_errors(self, verdicts: Sequence[Verdict]) -> None:
+        unreadable = (VerdictReason.PARSE_ERROR, VerdictReason.INVALID_OBJECT)
+        known = frozenset(self._verdicts)
+        self._config_errors += sum(1 for v in verdicts if v.reason in unreadable and v not in known)
+
+    # ---- end -----------------------------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """What a signal does: the first drains, the second cuts."""
+        if self._stopping.is_set():
+            _log.warning("second signal: cutting what is under way")
+            self._forced.set()
+            if self._pool is not None:
+                self._pool.kill()
+        else:
+            _log.info("draining; signal again to cut")
+            self._stopping.set()
+
+    async def _drain(self, pool: WorkerPool) -> bool:
+        if self._settings.shutdown_grace_s:
+            try:
+                async with asyncio.timeout(self._settings.shutdown_grace_s):
+                    await self._forced.wait()
+            except TimeoutError:
+                pass
+        finished = await pool.drain(self._settings.proxy.drain_timeout_s)
+        return finished and not self._forced.is_set()
+
+    # ---- admin ---------------------------------------------------------------------------------------------------
+
+    def _view(self) -> AdminView:
+        pool = self._pool
+        assert pool is not None
+        return AdminView(
+            health=lambda: Probe(True) if pool.alive else Probe(False, "no worker is alive"),
+            readiness=lambda: self._readiness(pool),
+            metrics_snapshot=pool.metrics,
+            table=lambda: self._table,
+            verdicts=lambda: self._verdicts,
+            facts=lambda: self._facts(pool),
+        )
+
+    def _readiness(self, pool: WorkerPool) -> Probe:
+        if self._stopping.is_set():
+            return Probe(False, "draining")
+        if not self._synced:
+            return Probe(False, "the first sync is not complete")
+        if not pool.ready:
+            return Probe(False, f"{pool.live} of {pool.wanted} workers serve")
+        return Probe(True)
+
+    def _facts(self, pool: WorkerPool) -> ControllerFacts:
+        return ControllerFacts(
+            table_id=self._table.id,
+            table_age_s=time.monotonic() - self._published_at,
+            hosts=self._counts.hosts,
+            routes=self._counts.routes,
+            upstreams=self._counts.upstreams,
+            endpoints=self._counts.endpoints,
+            verdicts=count_verdicts(self._verdicts),
+            workers_wanted=pool.wanted,
+            workers_live=pool.live,
+            worker_restarts=pool.restarts,
+            sources=(SourceFacts(_FILES, self._files.synced.is_set(), self._synced_at),),
+            config_errors=self._config_errors,
+        )
+
+
+def _sizes(counts: TableCounts) -> tuple[int, int, int, int]:
+    return counts.hosts, counts.routes, counts.upstreams, counts.endpoints
+
+
+def _first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """An error of ours, if there is one in the group: that is what the user can act on."""
+    ours = group.subgroup(IngressError)
+    found: BaseException = ours if ours is not None else group
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    return found
+
+
+def serve(settings: Settings) -> int:
+    """`ingress serve`. Returns the exit code; raises IngressError for what can't start."""
+    setup_logging(settings.log_format, settings.log_level)
+
+    async def main() -> int:
+        return await Controller(settings).run()
+
+    return loops.run(main())
+
+
+def demo(settings: Settings, manifests: Path | None) -> int:
+    """`ingress demo`: the same with backends and manifests of its own. Prints the curl lines to try once they work."""
+    setup_logging(settings.log_format, settings.log_level)
+
+    async def main() -> int:
+        async with prepare(manifests) as demonstration:
+            controller = Controller(dataclasses.replace(settings, manifests=(demonstration.folder,)))
+            tour = asyncio.create_task(_show_tour(controller, demonstration.folder), name="tour")
+            try:
+                return await controller.run()
+            finally:
+                tour.cancel()
+
+    return loops.run(main())
+
+
+async def _show_tour(controller: Controller, folder: Path) -> None:
+    await controller.started.wait()
+    await controller.ready()
+    print(render(curl_lines(Address(*controller.http_addresses[0]))), flush=True)
+    print(f"# The manifests are in {folder}: edit one and see the change at once. Ctrl-C ends the demo.", flush=True)
