@@ -107,7 +107,7 @@ def _media_ranges(accept: bytes) -> Iterator[tuple[bytes, bytes, float]]:
     """(type, subtype, weight) of each well-formed range, lower case. Others, and what exceeds the limits, are passed
     over.
 
-    Quoted strings are not looked for: no media type of ours has parameters, and a comma inside one at worst adds a range.
+    Quoted strings are not looked for: no media type of ours has parameters, and a comma in one at worst adds a range.
     """
     if len(accept) > _ACCEPT_LIMIT_BYTES:
         accept = accept[:_ACCEPT_LIMIT_BYTES].rpartition(b",")[0]
