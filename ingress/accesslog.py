@@ -71,6 +71,14 @@ def escape(value: bytes) -> str:
     return value.decode("ascii")
 
 
+def _escaped(values: tuple[bytes, ...]) -> list[str]:
+    """`escape` of each. One check and one decode for all where there is nothing to escape: half the time."""
+    joined = b"\0".join(values)
+    if joined.translate(None, _PLAIN) == b"\0" * (len(values) - 1):
+        return joined.decode("ascii").split("\0")
+    return [escape(value) for value in values]
+
+
 def local_time(second: int) -> str:
     """nginx's `$time_local`, with English month names whatever the locale: `02/Nov/2026:10:00:00 +0000`."""
     t = time.localtime(second)
@@ -131,13 +139,7 @@ class TextFormat:
         if second != self._second:
             self._second, self._time = second, local_time(second)
         request = b"%b %b %b" % (method, target, version) if method else b""
-        client = (request, referer, user_agent, request_id, remote_user)
-        joined = b"\0".join(client)
-        if joined.translate(None, _PLAIN) == b"\0\0\0\0":  # nothing to escape: one check and one decode for all five
-            fields = joined.decode("ascii").split("\0")
-        else:
-            fields = [escape(value) for value in client]
-        line, from_page, agent, ident, user = fields
+        line, from_page, agent, ident, user = _escaped((request, referer, user_agent, request_id, remote_user))
         if not upstream_addr:
             upstream = "- - - -"
         elif isinstance(upstream_response_length, tuple) or isinstance(upstream_response_time_s, tuple):
@@ -279,7 +281,12 @@ _BATCH = 256
 """Records formatted in one go: below 1 ms of the interpreter lock, so that the loop is not held up."""
 
 _RECORD_OVERHEAD_BYTES = 1024
-"""What a record weighs in memory beside the bytes of its client."""
+"""What a record weighs in memory beside the texts that its client chose."""
+
+
+def _weight(r: AccessRecord) -> int:
+    """By index, which is faster than by name: target, host, referer, user agent, request id, user."""
+    return _RECORD_OVERHEAD_BYTES + len(r[3]) + len(r[5]) + len(r[8]) + len(r[9]) + len(r[20]) + len(r[21])
 
 
 def _write_limit_bytes(fd: int) -> int:
@@ -310,7 +317,7 @@ class AccessLog:
         fd: int = 1,
         *,
         limit_records: int = 65536,
-        limit_bytes: int = 64 << 20,
+        limit_bytes: int = 96 << 20,
         interval_s: float = 0.1,
     ) -> None:
         """`format` is a key of FORMATS. Nothing is written until `start`; call that in the process that logs (after a
@@ -343,8 +350,8 @@ class AccessLog:
         return self._refused + self._lost
 
     def write(self, record: AccessRecord) -> None:
-        """Hot path: about 0.4 us, no lock but the one that wakes the writer, at most ten times a second."""
-        weight = _RECORD_OVERHEAD_BYTES + len(record[3]) + len(record[5]) + len(record[8]) + len(record[9])
+        """Hot path: below 0.5 us, no lock but the one that wakes the writer, at most ten times a second."""
+        weight = _weight(record)
         pending = self._pending
         if len(pending) >= self._limit_records or self._taken_bytes - self._done_bytes + weight > self._limit_bytes:
             self._refused += 1
@@ -409,9 +416,7 @@ class AccessLog:
         while pending:
             batch = [pending.popleft() for _ in range(min(_BATCH, len(pending)))]
             self._write_lines(self._lines(batch))
-            self._done_bytes += sum(
-                _RECORD_OVERHEAD_BYTES + len(r[3]) + len(r[5]) + len(r[8]) + len(r[9]) for r in batch
-            )
+            self._done_bytes += sum(map(_weight, batch))
         with self._passed:
             self._passed.notify_all()
 
@@ -429,9 +434,9 @@ class AccessLog:
         return lines
 
     def _write_lines(self, lines: Sequence[bytes]) -> None:
+        start, size = 0, 0
         try:
             limit = _write_limit_bytes(self._fd)
-            start, size = 0, 0
             for end, line in enumerate(lines):
                 if size + len(line) > limit and size:
                     self._write(b"".join(lines[start:end]))

@@ -371,20 +371,36 @@ def test_close_does_not_wait_for_ever_for_a_reader_that_stalls(pipe: Pipe) -> No
     pipe.read(filled + 400 * (len(text(RECORD)) + 1))  # lets the thread end
 
 
-def test_memory_is_bounded_by_bytes_too(pipe: Pipe) -> None:
-    access = AccessLog("text", pipe.writer, limit_bytes=1 << 20)
+def test_memory_is_bounded_by_bytes_too(tmp_path: Path) -> None:
+    fd = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT)
+    access = AccessLog("text", fd, limit_bytes=1 << 20)
+    long = RECORD._replace(target=b"/" + b"a" * 8000)
+    client = long.target + long.host + long.referer + long.user_agent + long.request_id + long.remote_user
+    fitting = (1 << 20) // (1024 + len(client))
     for _ in range(1000):
-        access.write(RECORD._replace(target=b"/" + b"a" * 8000))
-    assert 1000 - access.dropped == (1 << 20) // (8001 + 1024 + len(RECORD.host + RECORD.referer + RECORD.user_agent))
-    written = threading.Thread(target=access.flush)
-    written.start()
-    pipe.read((1000 - access.dropped) * 8000)
-    while written.is_alive():
-        pipe.read(1)
-        written.join(0.01)
-    kept = access.dropped
+        access.write(long)
+    assert access.dropped == 1000 - fitting
+    assert access.flush()
+    access.write(long)  # there is room again
+    assert access.flush()
+    assert access.dropped == 1000 - fitting
+    os.close(fd)
+    assert (tmp_path / "log").read_bytes().count(b"\n") == fitting + 1
+
+
+def test_by_default_the_limit_in_bytes_leaves_room_for_the_limit_in_records() -> None:
+    access = AccessLog("text", -1)
+    for _ in range(65536 + 10):
+        access.write(RECORD)
+    assert access.dropped == 10
+
+
+def test_a_closed_descriptor_loses_lines_and_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
+    access = AccessLog("text", -1)
     access.write(RECORD)
-    assert access.dropped == kept
+    assert access.flush()
+    assert access.dropped == 1
+    assert [r.getMessage() for r in caplog.records] == ["the access log can't be written: Bad file descriptor"]
 
 
 def test_lines_of_several_processes_on_one_pipe_never_mix(pipe: Pipe) -> None:
