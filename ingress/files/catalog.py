@@ -1,7 +1,7 @@
 """Objects of many files as one set. Pure; a change of one file costs what changed in it.
 
-The same object in two files: the first file by path is used, the other is a verdict. An object whose newest definition doesn't decode
-stays in its last good version.
+The same object in two files: the first file by path is used, the other is a verdict. An object whose newest definition
+doesn't decode stays in its last good version.
 """
 
 from bisect import insort

@@ -1,7 +1,7 @@
 """One manifest file: bytes -> objects and verdicts, document by document. Pure.
 
-Documents are cached by their text, so that editing one of 10,000 costs the parsing of one. Their lines are kept apart from their
-content: when a document only moved, its objects get a new origin, nothing else.
+Documents are cached by their text, so that editing one of 10,000 costs the parsing of one. Their lines are kept apart
+from their content: when a document only moved, its objects get a new origin, nothing else.
 """
 
 import codecs
@@ -33,7 +33,9 @@ class Entry(NamedTuple):
 
 
 class Document(NamedTuple):
-    """A piece of a file between two `---`. `line` is where it starts, from 0; entries carry origins that fit this line."""
+    """A piece of a file between two `---`. `line` is where it starts, from 0; entries carry origins that fit this
+    line.
+    """
 
     line: int
     entries: tuple[Entry, ...]
@@ -43,8 +45,8 @@ class Document(NamedTuple):
 class Manifest:
     """What one file says.
 
-    `objects` and `broken` are by first occurrence; a ref is in one of them. With `errors` the file doesn't parse: then the rest is
-    empty except `documents`, which holds the readable ones for the next attempt.
+    `objects` and `broken` are by first occurrence; a ref is in one of them. With `errors` the file doesn't parse: then
+    the rest is empty except `documents`, which holds the readable ones for the next attempt.
     """
 
     documents: Mapping[str, Document] = field(default_factory=dict)
@@ -75,7 +77,9 @@ def duplicate(ref: ObjectRef, used: str, ignored: str) -> Verdict:
 
 
 def read_manifest(name: str, data: bytes, cached: Mapping[str, Document], *, is_json: bool = False) -> Manifest:
-    """Never raises for any bytes. `name` is the file as verdicts show it; `cached` the documents of its previous version."""
+    """Never raises for any bytes. `name` is the file as verdicts show it; `cached` the documents of its previous
+    version.
+    """
     try:
         text = _decode(data)
     except ParseError as error:
@@ -129,7 +133,9 @@ _DIRECTIVE = re.compile(r"^%", re.MULTILINE)
 
 
 def split(text: str) -> Iterator[tuple[int, str]]:
-    """Pieces of a YAML stream with their first lines (from 0). Each is a YAML stream of its own: directives stay with their document."""
+    """Pieces of a YAML stream with their first lines (from 0). Each is a YAML stream of its own: directives stay with
+    their document.
+    """
     starts = [0]
     at = -1
     while (at := text.find(_MARKER, at + 1)) >= 0:  # a regular expression takes ten times as long
@@ -230,7 +236,9 @@ def _items(
     for index, item in enumerate(items):
         if isinstance(item, Mapping):
             item_line = document.item_lines.get(id(item), line)
-            yield from _entries(name, {**inherited, **item} if inherited else item, item_line, base, document, depth + 1)
+            yield from _entries(
+                name, {**inherited, **item} if inherited else item, item_line, base, document, depth + 1
+            )
         else:
             yield _list_entry(name, kind, f"items[{index}]", line, base)
 

@@ -1,8 +1,8 @@
 """The state between two looks at the file system. Synchronous, one thread at a time; `now` is an argument.
 
-Every change must be believable before it takes objects away: a file that is missing may be between the two renames of an editor, one that
-was cut short or doesn't parse may be half written. Such a file is looked at again a moment later, and until then its last
-good content stays. Everything that only adds or replaces is taken at once.
+Every change must be believable before it takes objects away: a file that is missing may be between the two renames of
+an editor, one that was cut short or doesn't parse may be half written. Such a file is looked at again a moment later,
+and until then its last good content stays. Everything that only adds or replaces is taken at once.
 """
 
 import os
@@ -35,7 +35,9 @@ class _File:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """`changed`: objects or verdicts are different. `again_in_s`: some files need another look by then. `rescan`: a full look is due."""
+    """`changed`: objects or verdicts are different. `again_in_s`: some files need another look by then. `rescan`: a
+    full look is due.
+    """
 
     changed: bool
     again_in_s: float | None = None
@@ -229,7 +231,7 @@ class Manifests:
                     field="",
                     reason=VerdictReason.PARSE_ERROR,
                     severity=Severity.WARNING,
-                    message="The path is gone: what a folder held last stays in service, the objects of a single file go",
+                    message="The path is gone: what a folder held last stays in service, a single file's objects go",
                     origin=name,
                 )
             for folder, problem in found.problems.items():
@@ -240,7 +242,9 @@ class Manifests:
         return changed
 
     def _kept_below(self) -> tuple[str, ...]:
-        """Path prefixes under which missing files stay: a root folder that vanished (unmounted, swapped), folders that can't be listed."""
+        """Path prefixes under which missing files stay: a root folder that vanished (unmounted, swapped), folders that
+        can't be listed.
+        """
         kept: list[str] = []
         for path, found in zip(self._paths, self.scans, strict=True):
             if found.vanished:

@@ -1,10 +1,12 @@
 """Text of a manifest -> raw objects with their lines. Pure, and safe for any input.
 
-YAML is read as `kubectl` reads it (YAML 1.1 with go-yaml's choices): timestamps and base-60 numbers stay text, `yes`/`on`/`y` are true, keys become
-text, `<<` merges, duplicate keys are an error. libyaml's event stream is used, not its composer, whose recursion overflows
-the C stack on deep nesting. Nesting, and what aliases expand to, are bounded.
+YAML is read as `kubectl` reads it (YAML 1.1 with go-yaml's choices): timestamps and base-60 numbers stay text,
+`yes`/`on`/`y` are true, keys become text, `<<` merges, duplicate keys are an error. libyaml's event stream is used,
+not its composer, whose recursion overflows the C stack on deep nesting. Nesting, and what aliases expand to, are
+bounded.
 """
 
+import importlib
 import json
 import re
 from typing import Any, NamedTuple
@@ -38,7 +40,9 @@ class ParseError(Exception):
 
 
 class RawDocument(NamedTuple):
-    """`value` is anything YAML can hold; `line` (from 0) is where it starts; `item_lines` the same for mappings at depth two (items of a List), by id."""
+    """`value` is anything YAML can hold; `line` (from 0) is where it starts; `item_lines` the same for mappings at
+    depth two (items of a List), by id.
+    """
 
     value: Any
     line: int
@@ -80,8 +84,8 @@ def resolve(text: str) -> Any:
     return text
 
 
-# Manifests repeat the same few scalars (`v1`, `Prefix`, `80`, field names): resolving each once saves time, and one shared
-# string each saves memory. Emptied when full, so that input can't grow it.
+# Manifests repeat the same few scalars (`v1`, `Prefix`, `80`, field names): resolving each once saves time, and one
+# shared string each saves memory. Emptied when full, so that input can't grow it.
 _MEMO_LIMIT = 20_000
 _memo: dict[str, Any] = {}
 
@@ -124,17 +128,24 @@ def _key(event: Any) -> str:
 
 # ---- YAML ---------------------------------------------------------------------------------------------------------
 
-if yaml.__with_libyaml__:
-    from yaml.cyaml import CParser as _Parser
-else:
 
-    class _Parser(yaml.reader.Reader, yaml.scanner.Scanner, yaml.parser.Parser):  # type: ignore[no-redef]
-        """Pure Python: an order of magnitude slower, the same events."""
+class _PythonParser(yaml.reader.Reader, yaml.scanner.Scanner, yaml.parser.Parser):
+    """Where PyYAML was built without libyaml: an order of magnitude slower, the same events."""
 
-        def __init__(self, text: str) -> None:
-            yaml.reader.Reader.__init__(self, text)
-            yaml.scanner.Scanner.__init__(self)
-            yaml.parser.Parser.__init__(self)
+    def __init__(self, text: str) -> None:
+        yaml.reader.Reader.__init__(self, text)
+        yaml.scanner.Scanner.__init__(self)
+        yaml.parser.Parser.__init__(self)
+
+
+def _parser_class() -> Any:
+    try:
+        return importlib.import_module("yaml.cyaml").CParser
+    except ImportError:
+        return _PythonParser
+
+
+_Parser = _parser_class()
 
 
 def parse_yaml(text: str) -> list[RawDocument]:

@@ -1,7 +1,7 @@
 """The file system side: which manifest files there are, and their bytes. Synchronous; called from a worker thread.
 
-Hidden files and folders (a ConfigMap mount's `..data` among them) and editors' temporary files don't count, symbolic links do. A
-file that is visible under two names is read once, under the first.
+Hidden files and folders (a ConfigMap mount's `..data` among them) and editors' temporary files don't count, symbolic
+links do. A file that is visible under two names is read once, under the first.
 """
 
 import os
@@ -60,8 +60,8 @@ def signature(status: os.stat_result) -> Signature:
 class Scan:
     """What is visible under one root.
 
-    `files` by visible path; `folders` likewise. `outside` maps the real folder behind each symbolic link to the visible paths that depend
-    on it: places to watch in addition. `problems` are the folders that couldn't be listed: what was known below them stays.
+    `files` and `folders` are visible paths. The linked ones map a visible path to the real one behind its symbolic
+    link: places to watch in addition. `problems` are what couldn't be listed: what was known below it stays.
     """
 
     files: dict[str, Signature] = field(default_factory=dict)
@@ -144,8 +144,8 @@ def _real_target(path: str, folder: str, real_parents: dict[str, str]) -> str:
 def read(path: str, *, any_type: bool = False) -> tuple[bytes, Signature, bool]:
     """Content, signature and whether it stood still while being read.
 
-    Raise FileNotFoundError when it is gone, Unreadable when it can't be read. `any_type` admits a pipe (`/dev/stdin`); otherwise
-    it would block for ever.
+    Raise FileNotFoundError when it is gone, Unreadable when it can't be read. `any_type` admits a pipe (`/dev/stdin`);
+    otherwise it would block for ever.
     """
     try:
         # non-blocking: opening a named pipe would wait for a writer

@@ -1,7 +1,8 @@
 """The source of objects that reads manifests: first everything, then every change, until cancelled.
 
-inotify (through watchfiles) says where to look; a full look by file signature every few seconds finds what it missed (queue overflow,
-network file systems), and takes over at a quicker pace where there is no inotify. Reading and parsing happen in a worker thread.
+inotify (through watchfiles) says where to look; a full look by file signature every few seconds finds what it missed
+(queue overflow, network file systems), and takes over at a quicker pace where there is no inotify. Reading and parsing
+happen in a worker thread.
 """
 
 import asyncio
@@ -36,7 +37,9 @@ logging.getLogger("watchfiles").setLevel(logging.WARNING)  # it counts every bat
 
 
 def load(paths: Sequence[Path], flag: str = "--manifests") -> tuple[dict[ObjectRef, KubernetesObject], list[Verdict]]:
-    """Read `paths` once. Raise ConfigError, naming `flag`, for a path that doesn't exist or can't be read. A pipe may be given as well."""
+    """Read `paths` once. Raise ConfigError, naming `flag`, for a path that doesn't exist or can't be read. A pipe may
+    be given as well.
+    """
     check_paths(paths, flag)
     manifests = Manifests(paths, streams=True)
     manifests.rescan(0.0)
@@ -44,7 +47,9 @@ def load(paths: Sequence[Path], flag: str = "--manifests") -> tuple[dict[ObjectR
 
 
 class FilesSource:
-    """`sink` gets all objects and verdicts at once, in the event loop: when loaded, and whenever something is different."""
+    """`sink` gets all objects and verdicts at once, in the event loop: when loaded, and whenever something is
+    different.
+    """
 
     def __init__(self, paths: Sequence[Path], sink: Sink, *, flag: str = "--manifests", poll: bool = False) -> None:
         """`poll`: don't use inotify."""
@@ -172,7 +177,7 @@ class FilesSource:
                 self._reported.update(path for _, path in changes)
                 self._wake.set()
         except (OSError, RuntimeError) as error:
-            if all(Path(folder).exists() for folder in folders):
+            if not isinstance(error, FileNotFoundError):  # gone since it was listed: the next look tells
                 _log.warning("can't watch %s, looking every %.1f s instead: %s", ", ".join(folders), POLL_S, error)
             self._is_blind = True
             self._wake.set()

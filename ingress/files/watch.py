@@ -17,8 +17,8 @@ Place = tuple[str, int, int]
 class WatchPlan:
     """`deep` are watched with everything below, `flat` without.
 
-    `prefixes` turn real paths below a deep folder into visible ones. `links` are single real paths of interest: the visible file to look
-    at, or None when everything must be looked at.
+    `prefixes` turn real paths below a deep folder into visible ones. `links` are single real paths of interest: the
+    visible file to look at, or None when everything must be looked at.
     """
 
     deep: frozenset[Place] = frozenset()
@@ -93,7 +93,9 @@ def _places(folders: set[str]) -> frozenset[Place]:
 
 
 def link_chain(path: str) -> list[str]:
-    """The path itself and every link met in resolving it, each with its folder resolved: a change of one of them changes what `path` is."""
+    """The path itself and every link met in resolving it, each with its folder resolved: a change of one of them
+    changes what `path` is.
+    """
     found: list[str] = []
     pending = [part for part in reversed(os.path.abspath(path).split(os.sep)) if part]
     here = os.sep

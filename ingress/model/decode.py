@@ -61,7 +61,8 @@ _VERSIONS: dict[str, dict[str, Rewrite]] = {
 # Other API groups have kinds of these names (a Knative Service, for example): not ours, and not an error.
 _SHARED_NAMES = frozenset({Kind.SERVICE, Kind.SECRET, Kind.CONFIG_MAP})
 
-# Fields that map names to text: there a null value is the empty string, as for the API server; elsewhere null is absence.
+# Fields that map names to text: there a null value is the empty string, as for the API server; elsewhere null is
+# absence.
 _TEXT_MAPS = (("metadata", "annotations"), ("metadata", "labels"), ("spec", "selector"), ("data",), ("stringData",))
 
 _DEPTH_LIMIT = 50  # nothing that the model reads is nested deeper
@@ -82,8 +83,8 @@ class DecodeError(IngressError):
 def decode_object(raw: Mapping[str, Any], origin: str) -> KubernetesObject | None:
     """The object, or None for a kind that aioingress doesn't read. Raise DecodeError.
 
-    `origin` (`file:line`, or empty) goes into the object and into the verdict. The namespace of a namespaced kind defaults to `default`;
-    a cluster-scoped kind has none, whatever was written.
+    `origin` (`file:line`, or empty) goes into the object and into the verdict. The namespace of a namespaced kind
+    defaults to `default`; a cluster-scoped kind has none, whatever was written.
     """
     kind = raw.get("kind")
     if not isinstance(kind, str) or not kind:
@@ -165,7 +166,9 @@ def _rewriter(kind: str, version: Any, raw: Mapping[str, Any], origin: str) -> R
 
 
 def _identity(kind: Kind, raw: Mapping[str, Any], origin: str) -> tuple[Mapping[str, Any], ObjectRef]:
-    """Metadata with the namespace settled. Names end up in logs, metrics and headers, so they are checked before anything else."""
+    """Metadata with the namespace settled. Names end up in logs, metrics and headers, so they are checked before
+    anything else.
+    """
     metadata = raw.get("metadata")
     if not isinstance(metadata, Mapping):
         raise _error(kind, "metadata", metadata, "Expected a mapping with the name of the object", origin)
@@ -246,9 +249,7 @@ _WORDS = {
 }
 
 
-def _invalid(
-    error: msgspec.ValidationError, raw: Mapping[str, Any], ref: ObjectRef, origin: str
-) -> DecodeError:
+def _invalid(error: msgspec.ValidationError, raw: Mapping[str, Any], ref: ObjectRef, origin: str) -> DecodeError:
     text = str(error)
     message, path = text, ""
     if (at := _AT.fullmatch(text)) is not None:

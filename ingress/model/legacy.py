@@ -1,8 +1,9 @@
 """Older API shapes, rewritten to today's before decoding. Pure; the input is never changed.
 
-`extensions/v1beta1` and `networking.k8s.io/v1beta1` Ingress (gone from the API server since Kubernetes 1.22): `spec.backend` is
-`spec.defaultBackend`, and a backend is `serviceName` + `servicePort` (a number or a name). `discovery.k8s.io/v1beta1` EndpointSlice
-(gone since 1.25): `endpoints[].topology` holds the zone, and the address type may be `IP`.
+`extensions/v1beta1` and `networking.k8s.io/v1beta1` Ingress (gone from the API server since Kubernetes 1.22):
+`spec.backend` is `spec.defaultBackend`, and a backend is `serviceName` + `servicePort` (a number or a name).
+`discovery.k8s.io/v1beta1` EndpointSlice (gone since 1.25): `endpoints[].topology` holds the zone, and the address type
+may be `IP`.
 
 Only shapes that are recognised are rewritten. Anything else is left for the decoder to point at.
 """
@@ -66,7 +67,8 @@ def _backend(backend: Any, field: str) -> Any:
     if not isinstance(name, str) or not name:
         raise LegacyFieldError(f"{field}.serviceName", name, "Expected the name of a Service")
     service: dict[str, Any] = {"name": name}
-    # the old API took a number or a name, and controllers compared both as text: "80" means 80 (a port name needs a letter)
+    # the old API took a number or a name, and controllers compared both as text: "80" means 80 (a port name needs a
+    # letter)
     if isinstance(port, str) and port.isascii() and port.isdigit() and len(port) <= 5:
         port = int(port)
     if isinstance(port, bool) or not isinstance(port, int | str) or port == "":
