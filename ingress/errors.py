@@ -35,6 +35,7 @@ class VerdictReason(enum.StrEnum):
     INVALID_ANNOTATION = "InvalidAnnotation"
     UNSUPPORTED_ANNOTATION = "UnsupportedAnnotation"
     UNSUPPORTED_BACKEND = "UnsupportedBackend"  # resource backends, non-TCP ports
+    UNSUPPORTED_FIELD = "UnsupportedField"  # valid, but not served yet
     DUPLICATE_OBJECT = "DuplicateObject"  # the same kind, namespace and name twice
     CONFLICT = "Conflict"  # an older Ingress owns the same host, path and type
     SERVICE_NOT_FOUND = "ServiceNotFound"

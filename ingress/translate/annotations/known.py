@@ -1,0 +1,210 @@
+"""Every annotation of ingress-nginx 1.15, and what happens to those that are not read yet.
+
+Names are without prefix. The ones that are read have their parser in `parse.py` and no row here.
+"""
+
+import enum
+from dataclasses import dataclass
+
+
+class Handling(enum.Enum):
+    UNSUPPORTED = enum.auto()  # a warning: the Ingress is served without it
+    ACCESS_RULE = enum.auto()  # an error, and the routes of the Ingress are closed: security rules never fail open
+    NO_EFFECT = (
+        enum.auto()
+    )  # accepted: there is nothing for it to do in a proxy that streams and has no buffers to size
+    NOT_READ_BY_NGINX = enum.auto()  # a warning: it has never worked
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """`harmless` values (lower case) ask for nothing that isn't so already; `consequence` completes the warning."""
+
+    handling: Handling
+    consequence: str = ""
+    harmless: frozenset[str] = frozenset()
+
+
+OFF = frozenset(("false", "f", "0", "off"))
+ON = frozenset(("true", "t", "1", "on"))
+_LITERALLY_OFF = frozenset(("off",))
+
+_PLAIN = "the Ingress is served without it"
+_NO_REDIRECT = "requests are proxied instead of redirected"
+_LITERAL = "paths are matched literally"
+_NO_LIMIT = "requests are not limited"
+_NO_CORS = "the backend has to answer CORS requests itself"
+_NO_UPSTREAM_TLS = "connections to the backend don't use TLS"
+_NO_CANARY = 'it has no effect without canary: "true", in ingress-nginx neither'
+
+
+def _unsupported(consequence: str = _PLAIN, harmless: frozenset[str] = frozenset()) -> Known:
+    return Known(Handling.UNSUPPORTED, consequence, harmless)
+
+
+_ACCESS = Known(Handling.ACCESS_RULE)
+_SWITCHED_ACCESS = Known(Handling.ACCESS_RULE, harmless=OFF)
+_NO_EFFECT = Known(Handling.NO_EFFECT)
+_NOT_READ = Known(Handling.NOT_READ_BY_NGINX)
+
+KNOWN: dict[str, Known] = {
+    # routing
+    "rewrite-target": _unsupported("the path is sent to the backend as it is, and " + _LITERAL),
+    "use-regex": _unsupported(_LITERAL, OFF),
+    "app-root": _unsupported(_NO_REDIRECT),
+    "server-alias": _unsupported("the additional hosts are not served"),
+    "default-backend": _unsupported("a backend without endpoints is answered with 503"),
+    "permanent-redirect": _unsupported(_NO_REDIRECT),
+    "permanent-redirect-code": _unsupported(_NO_REDIRECT),
+    "temporal-redirect": _unsupported(_NO_REDIRECT),
+    "temporal-redirect-code": _unsupported(_NO_REDIRECT),
+    "relative-redirects": _unsupported(harmless=OFF),
+    "from-to-www-redirect": _unsupported("the twin host is not served", OFF),
+    "use-port-in-redirects": _unsupported(harmless=OFF),
+    "x-forwarded-prefix": _unsupported("the header X-Forwarded-Prefix is not sent"),
+    "upstream-vhost": _unsupported("the backend gets the Host of the client"),
+    "service-upstream": _unsupported("requests go to the endpoints, not to the cluster IP", OFF),
+    # TLS towards the client
+    "force-ssl-redirect": _unsupported("plain HTTP is served without a redirect to HTTPS", OFF),
+    "preserve-trailing-slash": _unsupported(harmless=OFF),
+    "ssl-passthrough": _unsupported("TLS connections are not passed through to the backend", OFF),
+    "ssl-ciphers": _unsupported(),
+    "ssl-prefer-server-ciphers": _unsupported(),
+    # sessions and balancing (the rest is read)
+    "affinity-canary-behavior": _unsupported(),
+    "session-cookie-conditional-samesite-none": _unsupported("SameSite=None is sent to every browser", OFF),
+    "upstream-hash-by-subset": _unsupported("every key has one endpoint instead of a subset", OFF),
+    "upstream-hash-by-subset-size": _unsupported("every key has one endpoint instead of a subset"),
+    # canary (canary itself is read)
+    "canary-by-header": _unsupported(_NO_CANARY),
+    "canary-by-header-value": _unsupported(_NO_CANARY),
+    "canary-by-header-pattern": _unsupported(_NO_CANARY),
+    "canary-by-cookie": _unsupported(_NO_CANARY),
+    "canary-weight": _unsupported(_NO_CANARY),
+    "canary-weight-total": _unsupported(_NO_CANARY),
+    # authentication; whatever else starts with auth- is treated alike (see `lookup`)
+    "auth-url": _ACCESS,
+    "auth-method": _ACCESS,
+    "auth-signin": _ACCESS,
+    "auth-signin-redirect-param": _ACCESS,
+    "auth-response-headers": _ACCESS,
+    "auth-proxy-set-headers": _ACCESS,
+    "auth-request-redirect": _ACCESS,
+    "auth-always-set-cookie": _ACCESS,
+    "auth-cache-key": _ACCESS,
+    "auth-cache-duration": _ACCESS,
+    "auth-keepalive": _ACCESS,
+    "auth-keepalive-requests": _ACCESS,
+    "auth-keepalive-timeout": _ACCESS,
+    "auth-keepalive-share-vars": _ACCESS,
+    "auth-snippet": _ACCESS,
+    "auth-type": _ACCESS,
+    "auth-secret": _ACCESS,
+    "auth-secret-type": _ACCESS,
+    "auth-realm": _ACCESS,
+    "satisfy": _ACCESS,
+    "auth-tls-secret": _ACCESS,
+    "auth-tls-verify-client": _ACCESS,
+    "auth-tls-verify-depth": _ACCESS,
+    "auth-tls-pass-certificate-to-upstream": _ACCESS,
+    "auth-tls-error-page": _ACCESS,
+    "auth-tls-match-cn": _ACCESS,
+    "enable-global-auth": _unsupported("there is no global authentication", OFF),
+    # access lists
+    "whitelist-source-range": _ACCESS,
+    "allowlist-source-range": _ACCESS,
+    "denylist-source-range": _ACCESS,
+    # web application firewall: an access rule by intent
+    "enable-modsecurity": _SWITCHED_ACCESS,
+    "enable-owasp-core-rules": _SWITCHED_ACCESS,
+    "modsecurity-transaction-id": _ACCESS,
+    "modsecurity-snippet": _ACCESS,
+    # TLS and protocol towards the backend (backend-protocol is read)
+    "proxy-ssl-secret": _unsupported(_NO_UPSTREAM_TLS),
+    "proxy-ssl-verify": _unsupported(_NO_UPSTREAM_TLS, OFF),
+    "proxy-ssl-name": _unsupported(_NO_UPSTREAM_TLS),
+    "proxy-ssl-server-name": _unsupported(_NO_UPSTREAM_TLS, OFF),
+    "proxy-ssl-verify-depth": _unsupported(_NO_UPSTREAM_TLS),
+    "proxy-ssl-ciphers": _unsupported(_NO_UPSTREAM_TLS),
+    "proxy-ssl-protocols": _unsupported(_NO_UPSTREAM_TLS),
+    "proxy-http-version": _unsupported("the backend is spoken to in HTTP/1.1", frozenset(("1.1",))),
+    "fastcgi-index": _unsupported("FastCGI is not spoken"),
+    "fastcgi-params-configmap": _unsupported("FastCGI is not spoken"),
+    "connection-proxy-header": _unsupported("the header Connection is always the proxy's own"),
+    # limits
+    "limit-rps": _unsupported(_NO_LIMIT),
+    "limit-rpm": _unsupported(_NO_LIMIT),
+    "limit-burst-multiplier": _unsupported(_NO_LIMIT),
+    "limit-connections": _unsupported(_NO_LIMIT),
+    "limit-whitelist": _unsupported(_NO_LIMIT),
+    "limit-allowlist": _unsupported(_NO_LIMIT),
+    "limit-rate": _unsupported("responses are not slowed down"),
+    "limit-rate-after": _unsupported("responses are not slowed down"),
+    "global-rate-limit": _unsupported(_NO_LIMIT),
+    "global-rate-limit-window": _unsupported(_NO_LIMIT),
+    "global-rate-limit-key": _unsupported(_NO_LIMIT),
+    "global-rate-limit-ignored-cidrs": _unsupported(_NO_LIMIT),
+    # CORS
+    "enable-cors": _unsupported(_NO_CORS, OFF),
+    "cors-allow-origin": _unsupported(_NO_CORS),
+    "cors-allow-methods": _unsupported(_NO_CORS),
+    "cors-allow-headers": _unsupported(_NO_CORS),
+    "cors-allow-credentials": _unsupported(_NO_CORS),
+    "cors-expose-headers": _unsupported(_NO_CORS),
+    "cors-max-age": _unsupported(_NO_CORS),
+    # buffers
+    "proxy-buffering": _NO_EFFECT,
+    "proxy-request-buffering": _NO_EFFECT,
+    "proxy-buffer-size": _NO_EFFECT,
+    "proxy-buffers-number": _NO_EFFECT,
+    "proxy-busy-buffers-size": _NO_EFFECT,
+    "proxy-max-temp-file-size": _NO_EFFECT,
+    "client-body-buffer-size": _NO_EFFECT,
+    "http2-push-preload": _NO_EFFECT,
+    # rewriting of responses
+    "proxy-cookie-domain": _unsupported("Set-Cookie is passed on as it is", _LITERALLY_OFF),
+    "proxy-cookie-path": _unsupported("Set-Cookie is passed on as it is", _LITERALLY_OFF),
+    "proxy-redirect-from": _unsupported("Location is passed on as it is", _LITERALLY_OFF),
+    "proxy-redirect-to": _unsupported("Location is passed on as it is", _LITERALLY_OFF),
+    "custom-http-errors": _unsupported("error responses of the backend are passed on as they are"),
+    "disable-proxy-intercept-errors": _unsupported(harmless=OFF | ON),
+    "custom-headers": _unsupported("the headers are not added"),
+    # mirror, logs, traces
+    "mirror-target": _unsupported("requests are not mirrored"),
+    "mirror-host": _unsupported("requests are not mirrored"),
+    "mirror-request-body": _unsupported("requests are not mirrored"),
+    "enable-access-log": _unsupported("the access log is the same for every route", ON),
+    "enable-rewrite-log": _unsupported("there is no such log", OFF),
+    "enable-opentelemetry": _unsupported("requests are not traced", OFF),
+    "opentelemetry-trust-incoming-span": _unsupported("requests are not traced"),
+    "opentelemetry-operation-name": _unsupported("requests are not traced"),
+    # not annotations of ingress-nginx, but often seen
+    "secure-backends": _NOT_READ,
+    "enable-websockets": _NOT_READ,
+    "websocket-services": _NOT_READ,
+    "session-cookie-hash": _NOT_READ,
+    "client-max-body-size": _NOT_READ,
+    "proxy-pass-headers": _NOT_READ,
+    "use-forwarded-headers": _NOT_READ,
+    "large-client-header-buffers": _NOT_READ,
+    "add-base-url": _NOT_READ,
+    "grpc-backend": _NOT_READ,
+}
+
+SNIPPETS = frozenset(("configuration-snippet", "server-snippet", "stream-snippet"))
+"""Raw nginx configuration. It is never run; what it says decides whether leaving it out is safe (`snippets.py`)."""
+
+INSTEAD = {
+    "client-max-body-size": "proxy-body-size",
+    "secure-backends": 'backend-protocol: "HTTPS"',
+    "grpc-backend": 'backend-protocol: "GRPC"',
+}
+"""What the author of such an annotation was looking for."""
+
+
+def lookup(name: str) -> Known | None:
+    """The row for an annotation that is not read; None for a name that ingress-nginx doesn't have."""
+    known = KNOWN.get(name)
+    if known is None and name.startswith("auth-"):
+        return _ACCESS  # a misspelt access rule is still meant as one
+    return known

@@ -1,0 +1,346 @@
+"""Annotations of one Ingress -> `AnnotationPolicy` and verdicts. Never raises for any text.
+
+A value that can't be used costs only itself: the default is used and a verdict names the annotation and the bad part. Access rules that
+can't be kept close the routes of their Ingress instead: they must not fail open.
+"""
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
+
+from ingress.errors import VerdictReason
+from ingress.routing.table import (
+    CookieAffinity,
+    CookieMode,
+    HashPart,
+    HashVariable,
+    LoadBalance,
+    TrafficPolicy,
+    UpstreamProtocol,
+)
+from ingress.translate.annotations import values
+from ingress.translate.annotations.hash_key import parse_hash_key
+from ingress.translate.annotations.known import INSTEAD, KNOWN, SNIPPETS, Handling, lookup
+from ingress.translate.annotations.policy import (
+    DEFAULT_ASK,
+    DEFAULT_TRAFFIC,
+    NO_ANNOTATIONS,
+    AnnotationPolicy,
+    UpstreamAsk,
+)
+from ingress.translate.annotations.snippets import access_directive
+from ingress.translate.report import Report, shown
+
+OWN_PREFIX = "aioingress.io/"
+
+T = TypeVar("T")
+
+_COOKIE_DETAILS = (
+    "affinity-mode",
+    "session-cookie-name",
+    "session-cookie-path",
+    "session-cookie-domain",
+    "session-cookie-samesite",
+    "session-cookie-secure",
+    "session-cookie-expires",
+    "session-cookie-max-age",
+    "session-cookie-change-on-failure",
+)
+READ = frozenset(
+    (
+        "load-balance",
+        "upstream-hash-by",
+        "affinity",
+        *_COOKIE_DETAILS,
+        "proxy-connect-timeout",
+        "proxy-read-timeout",
+        "proxy-send-timeout",
+        "proxy-body-size",
+        "proxy-next-upstream",
+        "proxy-next-upstream-tries",
+        "proxy-next-upstream-timeout",
+        "backend-protocol",
+        "ssl-redirect",
+        "canary",
+    )
+)
+"""Names that have a parser here; all others are looked up in `known.KNOWN`."""
+
+_LOAD_BALANCE = {
+    "round_robin": LoadBalance.ROUND_ROBIN,
+    "least_request": LoadBalance.LEAST_REQUEST,
+    "ewma": LoadBalance.EWMA,
+}
+_COOKIE_MODE = {"balanced": CookieMode.BALANCED, "persistent": CookieMode.PERSISTENT}
+_PROTOCOLS = {"HTTP": UpstreamProtocol.HTTP, "HTTPS": UpstreamProtocol.HTTPS, "GRPC": UpstreamProtocol.GRPC}
+_DEFAULT_COOKIE = CookieAffinity()
+_ALL_NAMES = sorted({*READ, *KNOWN, *SNIPPETS})
+_SUGGESTIONS = 20  # an Ingress with thousands of strange annotations must not cost seconds
+
+
+def field_of(key: str) -> str:
+    return f"metadata.annotations[{shown(key)}]"
+
+
+def parse_annotations(
+    annotations: Mapping[str, str] | None, prefixes: Sequence[str], *, has_tls: bool, report: Report
+) -> AnnotationPolicy:
+    """`prefixes` in order of precedence: the first that has a name decides its value. `has_tls`: the Ingress has a tls section."""
+    if not annotations:
+        return NO_ANNOTATIONS
+    found: dict[str, tuple[str, str]] = {}
+    for prefix in reversed(prefixes):
+        for key, value in annotations.items():
+            if key.startswith(prefix):
+                found[key[len(prefix) :]] = (key, value.strip())
+    if not found:
+        return NO_ANNOTATIONS
+    reader = _Reader(found, report)
+    if _is_canary(reader):
+        return AnnotationPolicy(left_out=True)
+    ask = _upstream_ask(reader)
+    traffic = _traffic(reader)
+    protocol, closed_status, closed_reason = _backend_protocol(reader)
+    if protocol is not None:
+        ask = UpstreamAsk(ask.load_balance, ask.hash_key, ask.cookie, protocol)
+    _ssl_redirect(reader, has_tls)
+    for name in sorted(reader.found):
+        reason = _not_read(reader, name)
+        if reason:
+            # An access rule outweighs a protocol that isn't spoken: 503 whichever comes first.
+            closed_status, closed_reason = 503, closed_reason if closed_status == 503 and closed_reason else reason
+    return AnnotationPolicy(traffic, ask, closed_status, closed_reason)
+
+
+class _Reader:
+    """Hands out each annotation once; what is left over was not read by anything. `found`: name -> (full key, value)."""
+
+    __slots__ = ("_suggestions", "found", "report")
+
+    def __init__(self, found: dict[str, tuple[str, str]], report: Report) -> None:
+        self.found = found
+        self.report = report
+        self._suggestions = _SUGGESTIONS
+
+    def take(self, name: str, parse: Callable[[str], T], default: T) -> T:
+        entry = self.found.pop(name, None)
+        if entry is None:
+            return default
+        key, value = entry
+        try:
+            return parse(value)
+        except ValueError as e:
+            self.invalid(key, value, f"The value of {shown(key)} is not used: {shown(e)}. The default is in force.")
+            return default
+
+    def invalid(self, key: str, value: str, message: str) -> None:
+        self.report.error(field_of(key), VerdictReason.INVALID_ANNOTATION, message, value)
+
+    def unsupported(self, key: str, value: str, message: str) -> None:
+        self.report.warning(field_of(key), VerdictReason.UNSUPPORTED_ANNOTATION, message, value)
+
+    def suggestion(self, name: str) -> str:
+        """` Did you mean X?`, or nothing."""
+        if self._suggestions == 0:
+            return ""
+        self._suggestions -= 1
+        close = difflib.get_close_matches(name[:80], _ALL_NAMES, n=1, cutoff=0.75)
+        return f" Did you mean {close[0]}?" if close else ""
+
+
+def _is_canary(reader: _Reader) -> bool:
+    """A canary shares host and path with the main Ingress: as a rule of its own it would be in conflict, or take all traffic."""
+    entry = reader.found.pop("canary", None)
+    if entry is None:
+        return False
+    key, value = entry
+    try:
+        canary = values.boolean(value)
+    except ValueError as e:
+        reader.invalid(
+            key,
+            value,
+            f"The value of {shown(key)} can't be used: {e}. The Ingress is left out, as it may be meant as a canary.",
+        )
+        return True
+    if canary:
+        reader.report.error(
+            field_of(key),
+            VerdictReason.UNSUPPORTED_ANNOTATION,
+            "Canaries are not supported yet: the Ingress is left out, and all traffic goes to the main one.",
+            value,
+        )
+    return canary
+
+
+def _upstream_ask(reader: _Reader) -> UpstreamAsk:
+    load_balance = reader.take("load-balance", _load_balance, LoadBalance.ROUND_ROBIN)
+    hash_by = reader.found.get("upstream-hash-by")
+    hash_key: tuple[HashPart, ...] = reader.take("upstream-hash-by", parse_hash_key, ())
+    if hash_key:
+        load_balance = LoadBalance.CONSISTENT_HASH  # wins over load-balance, as in ingress-nginx
+        if hash_by is not None and all(part.variable is HashVariable.TEXT for part in hash_key):
+            key, value = hash_by
+            reader.report.warning(
+                field_of(key),
+                VerdictReason.INVALID_ANNOTATION,
+                "It names no variable, so that all requests have the same key and go to the same endpoint.",
+                value,
+            )
+    cookie = _cookie(reader) if reader.take("affinity", _affinity, False) else None
+    for name in _COOKIE_DETAILS:
+        entry = reader.found.pop(name, None)
+        if entry is not None:
+            reader.report.warning(
+                field_of(entry[0]),
+                VerdictReason.INVALID_ANNOTATION,
+                'It has no effect without affinity: "cookie".',
+                entry[1],
+            )
+    if load_balance is LoadBalance.ROUND_ROBIN and cookie is None:
+        return DEFAULT_ASK
+    return UpstreamAsk(load_balance, hash_key, cookie)
+
+
+def _load_balance(text: str) -> LoadBalance:
+    algorithm = _LOAD_BALANCE.get(text)
+    if algorithm is not None:
+        return algorithm
+    if text == LoadBalance.CONSISTENT_HASH:
+        raise ValueError("consistent hashing is asked for with upstream-hash-by")
+    raise ValueError(f"it is none of {', '.join(_LOAD_BALANCE)}")
+
+
+def _affinity(text: str) -> bool:
+    if text != "cookie":
+        raise ValueError("cookie is the only kind of affinity")
+    return True
+
+
+def _cookie_mode(text: str) -> CookieMode:
+    mode = _COOKIE_MODE.get(text)
+    if mode is None:
+        raise ValueError("it is neither balanced nor persistent")
+    return mode
+
+
+def _cookie(reader: _Reader) -> CookieAffinity:
+    nothing: int | None = None
+    as_request: bool | None = None
+    return CookieAffinity(
+        name=reader.take("session-cookie-name", values.cookie_name, _DEFAULT_COOKIE.name),
+        mode=reader.take("affinity-mode", _cookie_mode, _DEFAULT_COOKIE.mode),
+        path=reader.take("session-cookie-path", values.cookie_path, ""),
+        domain=reader.take("session-cookie-domain", values.cookie_domain, ""),
+        same_site=reader.take("session-cookie-samesite", values.same_site, ""),
+        max_age_s=reader.take("session-cookie-max-age", values.positive, nothing),
+        expires_s=reader.take("session-cookie-expires", values.positive, nothing),
+        secure=reader.take("session-cookie-secure", values.boolean, as_request),
+        change_on_failure=reader.take("session-cookie-change-on-failure", values.boolean, False),
+    )
+
+
+def _traffic(reader: _Reader) -> TrafficPolicy:
+    default = DEFAULT_TRAFFIC
+    policy = TrafficPolicy(
+        connect_timeout_s=reader.take("proxy-connect-timeout", values.seconds, default.connect_timeout_s),
+        send_timeout_s=reader.take("proxy-send-timeout", values.seconds, default.send_timeout_s),
+        read_timeout_s=reader.take("proxy-read-timeout", values.seconds, default.read_timeout_s),
+        body_limit_bytes=reader.take("proxy-body-size", values.size_bytes, default.body_limit_bytes),
+        retry_on=reader.take("proxy-next-upstream", values.retry_conditions, default.retry_on),
+        retry_tries=reader.take("proxy-next-upstream-tries", values.count, default.retry_tries),
+        retry_timeout_s=float(reader.take("proxy-next-upstream-timeout", values.count, int(default.retry_timeout_s))),
+    )
+    return default if policy == default else policy
+
+
+def _backend_protocol(reader: _Reader) -> tuple[UpstreamProtocol | None, int, str]:
+    """Protocol asked for, and status and reason if the routes have to be closed for it.
+
+    Falling back to plain HTTP would send a request in the clear that was to be encrypted, or noise to a FastCGI server.
+    """
+    entry = reader.found.pop("backend-protocol", None)
+    if entry is None:
+        return None, 503, ""
+    key, value = entry
+    name = value.upper()
+    protocol = _PROTOCOLS.get(name)
+    if protocol is UpstreamProtocol.HTTP:
+        return protocol, 503, ""
+    if protocol is not None:
+        reader.unsupported(
+            key, value, f"Backends that speak {name} are not supported yet: requests are answered with 502."
+        )
+        return protocol, 503, ""
+    if name == "AUTO_HTTP":
+        reader.unsupported(
+            key, value, "The protocol is not chosen by that of the request: the backend is spoken to in plain HTTP."
+        )
+        return UpstreamProtocol.HTTP, 503, ""
+    if name in ("GRPCS", "FCGI"):
+        reader.report.error(
+            field_of(key),
+            VerdictReason.UNSUPPORTED_ANNOTATION,
+            f"Backends that speak {name} are not supported: requests are answered with 502.",
+            value,
+        )
+        return None, 502, f"{shown(key)}: {name} is not supported"
+    reader.invalid(key, value, f"The value of {shown(key)} is not used: it is not a protocol. HTTP is in force.")
+    return None, 503, ""
+
+
+def _ssl_redirect(reader: _Reader, has_tls: bool) -> None:
+    entry = reader.found.get("ssl-redirect")
+    if reader.take("ssl-redirect", values.boolean, False) and has_tls and entry is not None:
+        reader.unsupported(
+            entry[0], entry[1], "Redirects to HTTPS are not supported yet: plain HTTP is served as well."
+        )
+
+
+def _not_read(reader: _Reader, name: str) -> str:
+    """Give the verdict on an annotation without parser; the reason to close the routes, if there is one."""
+    key, value = reader.found[name]
+    if name in SNIPPETS:
+        directive = access_directive(value)
+        if directive is not None:
+            return _close(
+                reader, key, value, f"The directive {shown(directive)} in it restricts access, and snippets are not run"
+            )
+        reader.unsupported(key, value, "Snippets of nginx configuration are not run: the Ingress is served without it.")
+        return ""
+    known = lookup(name)
+    if known is None:
+        _unknown(reader, name, key, value)
+        return ""
+    if value.lower() in known.harmless:
+        return ""
+    match known.handling:
+        case Handling.ACCESS_RULE:
+            return _close(reader, key, value, "This access rule is not supported yet")
+        case Handling.UNSUPPORTED:
+            reader.unsupported(key, value, f"This annotation is not supported yet: {known.consequence}.")
+        case Handling.NOT_READ_BY_NGINX:
+            instead = INSTEAD.get(name)
+            hint = f" {instead} is the annotation that does it." if instead else ""
+            reader.unsupported(key, value, f"This annotation has no effect: ingress-nginx ignores it too.{hint}")
+        case Handling.NO_EFFECT:
+            pass
+    return ""
+
+
+def _close(reader: _Reader, key: str, value: str, why: str) -> str:
+    reader.report.error(
+        field_of(key),
+        VerdictReason.ACCESS_RULE_REJECTED,
+        f"{why}: all routes of the Ingress are closed (503), because access rules must not fail open.",
+        value,
+    )
+    return f"access rule not supported: {shown(key)}"
+
+
+def _unknown(reader: _Reader, name: str, key: str, value: str) -> None:
+    if key.startswith(OWN_PREFIX):
+        message = "There is no such annotation: it has no effect."
+    else:
+        message = "There is no such annotation: it has no effect, in ingress-nginx neither."
+    reader.unsupported(key, value, message + reader.suggestion(name))

@@ -1,0 +1,37 @@
+"""What the annotations of one Ingress come to."""
+
+from dataclasses import dataclass
+
+import msgspec
+
+from ingress.routing.table import CookieAffinity, HashPart, LoadBalance, TrafficPolicy, UpstreamProtocol
+
+
+class UpstreamAsk(msgspec.Struct, frozen=True):
+    """How the Ingress wants its upstreams to be; what it doesn't say is the Service's to decide.
+
+    Upstreams of one Service port with equal asks are one upstream.
+    """
+
+    load_balance: LoadBalance = LoadBalance.ROUND_ROBIN
+    hash_key: tuple[HashPart, ...] = ()
+    cookie: CookieAffinity | None = None
+    protocol: UpstreamProtocol | None = None
+
+
+DEFAULT_TRAFFIC = TrafficPolicy()
+DEFAULT_ASK = UpstreamAsk()
+
+
+@dataclass(frozen=True, slots=True)
+class AnnotationPolicy:
+    """`closed_reason` not empty: all its routes answer `closed_status`. `left_out`: the Ingress takes no part in routing."""
+
+    traffic: TrafficPolicy = DEFAULT_TRAFFIC
+    ask: UpstreamAsk = DEFAULT_ASK
+    closed_status: int = 503
+    closed_reason: str = ""
+    left_out: bool = False
+
+
+NO_ANNOTATIONS = AnnotationPolicy()

@@ -1,0 +1,481 @@
+"""ClusterState -> RoutingTable and verdicts: from scratch, or keeping what did not change.
+
+Three layers, each rebuilt only where something below it changed:
+
+1. fragments: one Ingress with the Services it names (`fragment`);
+2. hosts and the catch-all: all fragments that have the host (`conflicts`);
+3. upstreams: a Service port with its endpoints (`backends`).
+
+An endpoint that comes or goes touches layer 3 alone. What comes out equal is the same object as before, so that `diff_tables` and the
+workers need not look into it.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from ingress.config import TranslateSettings
+from ingress.errors import Severity, Verdict, VerdictReason
+from ingress.model import ClusterState, Endpoints, EndpointSlice, Ingress, IngressClass, Kind, ObjectRef, Service
+from ingress.model.cluster import NamespacedName
+from ingress.routing.table import HostPattern, HostRoutes, Route, RoutingTable, Upstream, UpstreamKey
+from ingress.translate.backends import BuiltUpstream, build_upstream
+from ingress.translate.classes import Claim, ClassIndex
+from ingress.translate.conflicts import choose_catch_all, merge_host
+from ingress.translate.digest import TableDigest, part_digest
+from ingress.translate.fragment import Fragment, build_fallback, build_fragment
+from ingress.translate.report import Report, VerdictBook, shown
+
+_FALLBACK: NamespacedName = ("\0", "default backend of the controller")  # not the name of any Ingress
+_HOST, _UPSTREAM, _DEFAULT = b"host", b"upstream", b"default"
+
+
+@dataclass(frozen=True, slots=True)
+class Compilation:
+    """A table and what was found on the way to it.
+
+    `verdicts` are sorted. `external_names` are the host names of ExternalName Services in use: whoever resolves names keeps them in
+    `ClusterState.resolved`. `served` are the Ingresses of our classes, whatever became of their rules.
+    """
+
+    table: RoutingTable
+    verdicts: tuple[Verdict, ...]
+    external_names: frozenset[str]
+    served: frozenset[ObjectRef]
+
+
+def compile_table(state: ClusterState, settings: TranslateSettings) -> Compilation:
+    """From scratch. A pure function of its arguments; the order of the objects in `state` makes no difference."""
+    return Compiler(settings).compile(state, None)
+
+
+class Compiler:
+    """`compile` gives what `compile_table` would, and remembers what it can use again at the next call.
+
+    Unchanged objects are recognised by identity, so a source should keep the object it has while nothing is new about it.
+    """
+
+    def __init__(self, settings: TranslateSettings) -> None:
+        self._settings = settings
+        self._memory = _Memory(settings)
+
+    def compile(
+        self, state: ClusterState, changed: frozenset[ObjectRef] | None, resolved_changed: frozenset[str] = frozenset()
+    ) -> Compilation:
+        """`changed` are the objects that differ from the last call (None: not known); `resolved_changed` the host names.
+
+        They only say which kinds to look at: within a kind every object is compared, which costs a dictionary look-up each.
+        """
+        try:
+            return self._memory.compile(state, changed, resolved_changed)
+        except Exception:
+            self._memory = _Memory(self._settings)  # half-way updated, it must not be used again
+            raise
+
+
+class _Memory:
+    """What `Compiler` knows from its earlier calls, and how it is brought up to date."""
+
+    def __init__(self, settings: TranslateSettings) -> None:
+        self._settings = settings
+        self._result: Compilation | None = None
+        self._verdicts = VerdictBook()
+        self._digest = TableDigest()
+        # Layer 1
+        self._class_objects: dict[str, IngressClass] = {}
+        self._classes = ClassIndex({}, settings.classes)
+        self._ingresses: dict[NamespacedName, Ingress] = {}  # all of them, ours or not, as last seen
+        self._served: dict[NamespacedName, ObjectRef] = {}
+        self._served_changed = True
+        self._fragments: dict[NamespacedName, Fragment] = {}
+        self._services: dict[NamespacedName, Service | None] = {}  # all that fragments name, as last seen
+        self._named_by: dict[NamespacedName, set[NamespacedName]] = {}  # Service -> Ingresses
+        # Layer 2
+        self._members: dict[HostPattern, dict[NamespacedName, Fragment]] = {}
+        self._hosts: dict[HostPattern, HostRoutes] = {}
+        self._host_digests: dict[HostPattern, bytes] = {}
+        self._claimants: dict[NamespacedName, Fragment] = {}  # of the catch-all
+        self._default: Route | None = None
+        self._default_digest: bytes | None = None
+        # Layer 3
+        self._references: dict[UpstreamKey, int] = {}  # how often hosts and the catch-all name it
+        self._users: dict[
+            UpstreamKey, set[NamespacedName]
+        ] = {}  # Ingresses that name it, even if they lost their paths
+        self._built: dict[UpstreamKey, BuiltUpstream] = {}
+        self._upstreams: dict[UpstreamKey, Upstream] = {}
+        self._upstream_digests: dict[UpstreamKey, bytes] = {}
+        self._by_service: dict[NamespacedName, set[UpstreamKey]] = {}
+        self._backing: dict[NamespacedName, tuple[tuple[EndpointSlice, ...], Endpoints | None]] = {}
+        self._by_external_name: dict[str, set[UpstreamKey]] = {}
+        self._addresses: dict[str, tuple[str, ...] | None] = {}
+
+    def compile(
+        self, state: ClusterState, changed: frozenset[ObjectRef] | None, resolved_changed: frozenset[str] = frozenset()
+    ) -> Compilation:
+        first = self._result is None
+        kinds = None if changed is None or first else {ref.kind for ref in changed}
+
+        # Each layer hands the next what it has to do again.
+        ingresses = self._changed_ingresses(state, kinds)
+        services = self._changed_services(state, kinds)
+        for owner in services:
+            ingresses |= self._named_by.get(owner, set())
+        stale_upstreams = self._changed_upstreams(state, kinds, services, resolved_changed, unknown=kinds is None)
+
+        dirty_hosts: set[HostPattern] = set()
+        recheck: set[NamespacedName] = set()  # Ingresses whose upstreams may have lost or gained their last endpoint
+        if first:
+            ingresses.add(_FALLBACK)
+        catch_all_dirty = first
+        for key in ingresses:
+            catch_all_dirty |= self._replace_fragment(key, state, dirty_hosts)
+            recheck.add(key)
+
+        wanted: set[UpstreamKey] = set()  # upstreams that came or went
+        hosts_changed = self._merge_hosts(dirty_hosts, wanted)
+        default_changed = catch_all_dirty and self._choose_catch_all(wanted)
+        upstreams_changed = self._update_upstreams(state, stale_upstreams | wanted, recheck)
+        for key in recheck:
+            self._report_empty(key)
+        return self._publish(hosts_changed, default_changed, upstreams_changed)
+
+    # ---- what changed ----
+
+    def _changed_ingresses(self, state: ClusterState, kinds: set[Kind] | None) -> set[NamespacedName]:
+        changed: set[NamespacedName] = set()
+        if kinds is None or Kind.INGRESS_CLASS in kinds:
+            objects = dict(state.ingress_classes)
+            if not _same_objects(objects, self._class_objects):
+                self._class_objects = objects
+                self._classes = ClassIndex(objects, self._settings.classes)
+                # Only those whose class was decided differently need a new fragment.
+                for key, ingress in self._ingresses.items():
+                    claim = self._classes.claim(ingress)
+                    if (claim is Claim.OURS) != (key in self._served) or (claim is Claim.UNKNOWN_CLASS) != (
+                        ("class", key) in self._verdicts
+                    ):
+                        changed.add(key)
+        if kinds is None or Kind.INGRESS in kinds:
+            seen = self._ingresses
+            for key, ingress in state.ingresses.items():
+                if seen.get(key) is not ingress:
+                    changed.add(key)
+            if len(seen) + len(changed) > len(state.ingresses):  # else nothing can be missing
+                changed.update(key for key in seen if key not in state.ingresses)
+        return changed
+
+    def _changed_services(self, state: ClusterState, kinds: set[Kind] | None) -> set[NamespacedName]:
+        if kinds is not None and Kind.SERVICE not in kinds:
+            return set()
+        changed: set[NamespacedName] = set()
+        for owner, seen in self._services.items():
+            service = state.services.get(owner)
+            if service is seen:
+                continue
+            self._services[owner] = service
+            # A Service is written for many reasons (load balancer status, annotations of others) that mean nothing here.
+            if service is None or seen is None or service.spec != seen.spec or service.origin != seen.origin:
+                changed.add(owner)
+        return changed
+
+    def _changed_upstreams(
+        self,
+        state: ClusterState,
+        kinds: set[Kind] | None,
+        services: Iterable[NamespacedName],
+        resolved_changed: frozenset[str],
+        *,
+        unknown: bool,
+    ) -> set[UpstreamKey]:
+        stale: set[UpstreamKey] = set()
+        for owner in services:
+            stale |= self._by_service.get(owner, set())
+        if kinds is None or Kind.ENDPOINTS in kinds or Kind.ENDPOINT_SLICE in kinds:
+            for owner, (slices, endpoints) in self._backing.items():
+                new_slices = state.slices.get(owner, ())
+                new_endpoints = state.endpoints.get(owner)
+                if new_endpoints is not endpoints or not _same_items(new_slices, slices):
+                    self._backing[owner] = (new_slices, new_endpoints)
+                    stale |= self._by_service[owner]
+        if unknown or resolved_changed:
+            for name, addresses in self._addresses.items():
+                new_addresses = state.resolved.get(name)
+                if new_addresses != addresses:
+                    self._addresses[name] = new_addresses
+                    stale |= self._by_external_name[name]
+        return stale
+
+    # ---- layer 1 ----
+
+    def _replace_fragment(self, key: NamespacedName, state: ClusterState, dirty_hosts: set[HostPattern]) -> bool:
+        """Build the fragment anew and mark the hosts concerned; True if the catch-all is concerned."""
+        old = self._fragments.get(key)
+        new = build_fallback(self._settings, state.services) if key == _FALLBACK else self._fragment(key, state)
+        if old is not None:
+            for owner in old.services if new is None else old.services - new.services:
+                self._forget_service(owner, key)
+            for host in old.hosts:
+                dirty_hosts.add(host)
+                if new is None or host not in new.hosts:
+                    del self._members[host][key]
+            for upstream in old.uses:
+                self._users[upstream].discard(key)
+                if not self._users[upstream]:
+                    del self._users[upstream]
+            self._claimants.pop(key, None)
+        if new is None:
+            self._fragments.pop(key, None)
+            self._verdicts.put(("object", key), ())
+            return old is not None and old.catch_all is not None
+        self._fragments[key] = new
+        for owner in new.services:
+            self._services.setdefault(owner, state.services.get(owner))
+            self._named_by.setdefault(owner, set()).add(key)
+        for host in new.hosts:
+            dirty_hosts.add(host)
+            self._members.setdefault(host, {})[key] = new
+        for upstream in new.uses:
+            self._users.setdefault(upstream, set()).add(key)
+        if new.catch_all is not None:
+            self._claimants[key] = new
+        self._verdicts.put(("object", key), new.verdicts)
+        return new.catch_all is not None or (old is not None and old.catch_all is not None)
+
+    def _fragment(self, key: NamespacedName, state: ClusterState) -> Fragment | None:
+        """None for an Ingress that is gone or not ours."""
+        ingress = state.ingresses.get(key)
+        if ingress is None:
+            self._ingresses.pop(key, None)
+            self._serve(key, None)
+            self._verdicts.put(("class", key), ())
+            return None
+        self._ingresses[key] = ingress
+        claim = self._classes.claim(ingress)
+        self._verdicts.put(("class", key), _class_verdicts(ingress) if claim is Claim.UNKNOWN_CLASS else ())
+        if claim is not Claim.OURS:
+            self._serve(key, None)
+            return None
+        self._serve(key, ingress.ref)
+        return build_fragment(ingress, state.services, self._settings)
+
+    def _serve(self, key: NamespacedName, ref: ObjectRef | None) -> None:
+        if (key in self._served) == (ref is not None):
+            return
+        self._served_changed = True
+        if ref is not None:
+            self._served[key] = ref
+        else:
+            del self._served[key]
+
+    def _forget_service(self, owner: NamespacedName, ingress: NamespacedName) -> None:
+        users = self._named_by[owner]
+        users.discard(ingress)
+        if not users:
+            del self._named_by[owner]
+            del self._services[owner]
+
+    # ---- layer 2 ----
+
+    def _merge_hosts(self, dirty: Iterable[HostPattern], wanted: set[UpstreamKey]) -> bool:
+        changed = False
+        for host in dirty:
+            members = self._members[host]
+            old = self._hosts.get(host)
+            if members:
+                merged = merge_host(host, members.values())
+                new: HostRoutes | None = merged.routes
+                self._verdicts.put(("host", host), merged.verdicts)
+            else:
+                del self._members[host]
+                new = None
+                self._verdicts.put(("host", host), ())
+            if new == old:
+                continue
+            changed = True
+            self._count(_upstreams_of_host(new), +1, wanted)  # first, so that what stays never counts 0
+            self._count(_upstreams_of_host(old), -1, wanted)
+            if new is None:
+                del self._hosts[host]
+                self._digest.replace(self._host_digests.pop(host, None), None)
+            else:
+                self._hosts[host] = new
+                digest = part_digest(_HOST, new)
+                self._digest.replace(self._host_digests.get(host), digest)
+                self._host_digests[host] = digest
+        return changed
+
+    def _choose_catch_all(self, wanted: set[UpstreamKey]) -> bool:
+        fallback = self._claimants.get(_FALLBACK)
+        default, verdicts = choose_catch_all(f for key, f in self._claimants.items() if key != _FALLBACK)
+        self._verdicts.put(("catch-all", ""), verdicts)
+        if default is None and fallback is not None and fallback.catch_all is not None:
+            default = fallback.catch_all.route
+        if default == self._default:
+            return False
+        self._count(_upstreams_of_route(default), +1, wanted)
+        self._count(_upstreams_of_route(self._default), -1, wanted)
+        self._default = default
+        digest = part_digest(_DEFAULT, default) if default is not None else None
+        self._digest.replace(self._default_digest, digest)
+        self._default_digest = digest
+        return True
+
+    def _count(self, upstreams: Iterable[UpstreamKey], by: int, wanted: set[UpstreamKey]) -> None:
+        """Count references; those that appear or disappear go into `wanted`."""
+        references = self._references
+        for key in upstreams:
+            count = references.get(key, 0) + by
+            references[key] = count
+            if count == 0 or (count == 1 and by == 1):
+                wanted.add(key)
+
+    # ---- layer 3 ----
+
+    def _update_upstreams(self, state: ClusterState, keys: Iterable[UpstreamKey], recheck: set[NamespacedName]) -> bool:
+        changed = False
+        for key in keys:
+            old = self._built.get(key)
+            new = self._build(key, state) if self._references.get(key) else None
+            if new is None:
+                self._references.pop(key, None)
+            if old is None and new is None:
+                continue
+            if (old.why_empty if old is not None else None) != (new.why_empty if new is not None else None):
+                recheck |= self._users.get(key, set())
+            self._index(key, old, new, state)
+            self._verdicts.put(("upstream", key), new.verdicts if new is not None else ())
+            if new is None:
+                changed = True
+                del self._built[key], self._upstreams[key]
+                self._digest.replace(self._upstream_digests.pop(key), None)
+                continue
+            self._built[key] = new
+            if old is None or old.upstream != new.upstream:
+                changed = True
+                self._upstreams[key] = new.upstream
+                digest = part_digest(_UPSTREAM, new.upstream)
+                self._digest.replace(self._upstream_digests.get(key), digest)
+                self._upstream_digests[key] = digest
+        return changed
+
+    def _build(self, key: UpstreamKey, state: ClusterState) -> BuiltUpstream | None:
+        users = self._users.get(key)
+        if not users:
+            return None
+        spec = self._fragments[next(iter(users))].uses[key].spec
+        try:
+            return build_upstream(spec, state, self._settings)
+        except Exception as e:
+            report = Report(f"Service {spec.namespace}/{spec.service}", "")
+            report.error(
+                "",
+                VerdictReason.INVALID_OBJECT,
+                f"It is without endpoints, because compiling it failed ({type(e).__name__}). This is a bug of the controller.",
+            )
+            upstream = Upstream(key, spec.namespace, spec.service, spec.port)
+            return BuiltUpstream(upstream, report.verdicts(), "could not be compiled")
+
+    def _index(
+        self, key: UpstreamKey, old: BuiltUpstream | None, new: BuiltUpstream | None, state: ClusterState
+    ) -> None:
+        """Keep up who has to be built again when endpoints or addresses change."""
+        upstream = (new or old or _NOTHING).upstream
+        owner = (upstream.namespace, upstream.service)
+        if old is None:
+            self._by_service.setdefault(owner, set()).add(key)
+            self._backing.setdefault(owner, (state.slices.get(owner, ()), state.endpoints.get(owner)))
+        if new is None:
+            keys = self._by_service[owner]
+            keys.discard(key)
+            if not keys:
+                del self._by_service[owner], self._backing[owner]
+        old_name = old.external_name if old is not None else ""
+        new_name = new.external_name if new is not None else ""
+        if old_name and old_name != new_name:
+            keys = self._by_external_name[old_name]
+            keys.discard(key)
+            if not keys:
+                del self._by_external_name[old_name], self._addresses[old_name]
+        if new_name:
+            self._by_external_name.setdefault(new_name, set()).add(key)
+            self._addresses.setdefault(new_name, state.resolved.get(new_name))
+
+    def _report_empty(self, key: NamespacedName) -> None:
+        """A warning for each Service port that an Ingress uses and that has no endpoints."""
+        fragment = self._fragments.get(key)
+        verdicts: list[Verdict] = []
+        for upstream, use in fragment.uses.items() if fragment is not None else ():
+            built = self._built.get(upstream)
+            if fragment is not None and built is not None and built.why_empty:
+                verdicts.append(
+                    Verdict(
+                        object=str(fragment.ref),
+                        field=use.field,
+                        reason=VerdictReason.NO_ENDPOINTS,
+                        message=f"Requests are answered with 503: Service {use.spec.service} {built.why_empty}.",
+                        severity=Severity.WARNING,
+                        value=shown(f"{use.spec.service}:{use.spec.port}"),
+                        origin=fragment.origin,
+                    )
+                )
+        self._verdicts.put(("empty", key), tuple(verdicts))
+
+    # ---- the result ----
+
+    def _publish(self, hosts_changed: bool, default_changed: bool, upstreams_changed: bool) -> Compilation:
+        last = self._result
+        if last is None or hosts_changed or default_changed or upstreams_changed:
+            # The dictionaries of a table that was handed out are never written to again.
+            table = RoutingTable(
+                id=self._digest.hexdigest(),
+                hosts=dict(self._hosts) if last is None or hosts_changed else last.table.hosts,
+                upstreams=dict(self._upstreams) if last is None or upstreams_changed else last.table.upstreams,
+                default=self._default,
+            )
+        else:
+            table = last.table
+        verdicts = self._verdicts.all()
+        external_names: frozenset[str] = frozenset(self._by_external_name)
+        if self._served_changed or last is None:
+            served = frozenset(self._served.values())
+            self._served_changed = False
+        else:
+            served = last.served
+        self._result = Compilation(table, verdicts, external_names, served)
+        return self._result
+
+
+_NOTHING = BuiltUpstream(Upstream(UpstreamKey(""), "", "", ""))
+
+
+def _class_verdicts(ingress: Ingress) -> tuple[Verdict, ...]:
+    report = Report(str(ingress.ref), ingress.origin)
+    report.warning(
+        "spec.ingressClassName",
+        VerdictReason.INGRESS_CLASS_NOT_FOUND,
+        "There is no IngressClass of this name: the Ingress is not served.",
+        ingress.spec.ingress_class_name or "",
+    )
+    return report.verdicts()
+
+
+def _upstreams_of_host(host: HostRoutes | None) -> Iterable[UpstreamKey]:
+    if host is None:
+        return
+    for route in host.routes:
+        if route.upstream is not None:
+            yield route.upstream
+    yield from _upstreams_of_route(host.default)
+
+
+def _upstreams_of_route(route: Route | None) -> Iterable[UpstreamKey]:
+    if route is not None and route.upstream is not None:
+        yield route.upstream
+
+
+def _same_items(a: tuple[EndpointSlice, ...], b: tuple[EndpointSlice, ...]) -> bool:
+    return a is b or (len(a) == len(b) and all(x is y for x, y in zip(a, b, strict=True)))
+
+
+def _same_objects(a: Mapping[str, object], b: Mapping[str, object]) -> bool:
+    return len(a) == len(b) and all(b.get(name) is value for name, value in a.items())

@@ -1,0 +1,418 @@
+"""One Ingress, alone: its routes by host, its claim on the catch-all, what it uses, and its verdicts.
+
+A fragment depends on the Ingress and on the Services it names (for their ports), never on other Ingresses or on endpoints: so it stays
+as it is while those come and go.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from ingress.config import TranslateSettings
+from ingress.errors import Verdict, VerdictReason
+from ingress.model import Ingress, ObjectRef, Service
+from ingress.model.cluster import NamespacedName
+from ingress.model.kubernetes import HTTPIngressPath, IngressBackend, IngressRule
+from ingress.routing.table import ANY_HOST, HostPattern, PathType, Route, TrafficPolicy, UpstreamKey, UpstreamProtocol
+from ingress.translate.annotations import DEFAULT_ASK, NO_ANNOTATIONS, AnnotationPolicy, UpstreamAsk, parse_annotations
+from ingress.translate.backends import UpstreamSpec, app_protocol, find_port, upstream_spec
+from ingress.translate.names import is_object_name, is_port_name, parse_host
+from ingress.translate.paths import looks_like_regex, parse_path_type, parse_rule_path
+from ingress.translate.report import Report, shown
+
+UNKNOWN_AGE = float("-inf")
+"""Objects without creationTimestamp (files) count as older than all others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A route and the field that asks for it."""
+
+    route: Route
+    field: str
+
+
+@dataclass(slots=True)
+class HostPart:
+    """What one Ingress says about one host. Both empty: the host exists, and nothing of it is served."""
+
+    placed: list[Placed] = field(default_factory=list)
+    default: Placed | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """An upstream that the Ingress sends traffic to, and the first field that asks for it."""
+
+    spec: UpstreamSpec
+    field: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fragment:
+    """`created` is seconds since the epoch (`UNKNOWN_AGE` if not known). `services` are all it names, existing or not."""
+
+    ref: ObjectRef
+    origin: str
+    created: float
+    hosts: Mapping[HostPattern, HostPart] = field(default_factory=dict)
+    catch_all: Placed | None = None
+    uses: Mapping[UpstreamKey, Use] = field(default_factory=dict)
+    services: frozenset[NamespacedName] = frozenset()
+    verdicts: tuple[Verdict, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return f"{self.ref.namespace}/{self.ref.name}"
+
+
+def build_fragment(
+    ingress: Ingress, services: Mapping[NamespacedName, Service], settings: TranslateSettings
+) -> Fragment:
+    """Never raises: a fault of ours in one object costs that object only."""
+    report = Report(str(ingress.ref), ingress.origin)
+    builder = _Builder(ingress, services, report)
+    try:
+        return builder.build(settings)
+    except Exception as e:
+        report.error(
+            "",
+            VerdictReason.INVALID_OBJECT,
+            f"It is left out, because compiling it failed ({type(e).__name__}). This is a bug of the controller.",
+        )
+        # The Services stay listed, so that a change of theirs is a reason to try again.
+        return Fragment(
+            ingress.ref, ingress.origin, UNKNOWN_AGE, services=frozenset(builder.services), verdicts=report.verdicts()
+        )
+
+
+def build_fallback(settings: TranslateSettings, services: Mapping[NamespacedName, Service]) -> Fragment | None:
+    """The default backend of the controller as a fragment of its own; None if none is set.
+
+    A Service that is missing or without ports gives a fragment that claims nothing: unknown hosts get the built-in 404, as
+    in ingress-nginx.
+    """
+    if settings.default_backend_service is None:
+        return None
+    namespace, name = owner = settings.default_backend_service
+    service = services.get(owner)
+    report = Report(f"Service {namespace}/{name}", "" if service is None else service.origin)
+    ref = ObjectRef(Service.kind, namespace, name)
+    watched = frozenset((owner,))
+    if service is None or not service.spec.ports:
+        if service is None:
+            report.error(
+                "",
+                VerdictReason.SERVICE_NOT_FOUND,
+                "The default backend Service does not exist: unknown hosts get 404.",
+            )
+        else:
+            report.error(
+                "spec.ports",
+                VerdictReason.SERVICE_PORT_NOT_FOUND,
+                "The default backend Service has no port: unknown hosts get 404.",
+            )
+        return Fragment(ref, report.origin, UNKNOWN_AGE, services=watched, verdicts=report.verdicts())
+    spec = upstream_spec(namespace, name, service.spec.ports[0].port, "", DEFAULT_ASK)
+    route = Route(ANY_HOST, "/", PathType.PREFIX, namespace, "", name, spec.port, spec.key)
+    return Fragment(
+        ref, report.origin, UNKNOWN_AGE, catch_all=Placed(route, ""), uses={spec.key: Use(spec, "")}, services=watched
+    )
+
+
+def parse_created(text: str | None) -> float | None:
+    """Seconds since the epoch of an RFC 3339 time, `UNKNOWN_AGE` for none, None if it can't be read."""
+    if not text:
+        return UNKNOWN_AGE
+    try:
+        moment = datetime.fromisoformat(text)
+        return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """Where a backend leads: an upstream, or a status with the reason."""
+
+    service: str = ""
+    port: str = ""
+    upstream: UpstreamKey | None = None
+    closed_reason: str = ""
+
+
+class _Builder:
+    """State while one Ingress is taken apart."""
+
+    def __init__(self, ingress: Ingress, services: Mapping[NamespacedName, Service], report: Report) -> None:
+        self.ingress = ingress
+        self.services: set[NamespacedName] = set()
+        self._known = services
+        self._report = report
+        self._namespace = ingress.metadata.namespace
+        self._name = ingress.metadata.name
+        self._uses: dict[UpstreamKey, Use] = {}
+        self._targets: dict[tuple[str, int, str], _Target] = {}
+        self._policy: AnnotationPolicy = NO_ANNOTATIONS
+
+    def build(self, settings: TranslateSettings) -> Fragment:
+        ingress, spec, report = self.ingress, self.ingress.spec, self._report
+        created = parse_created(ingress.metadata.creation_timestamp)
+        if created is None:
+            report.warning(
+                "metadata.creationTimestamp",
+                VerdictReason.INVALID_FIELD,
+                "It is not an RFC 3339 time: the Ingress counts as older than all others.",
+                ingress.metadata.creation_timestamp,
+            )
+            created = UNKNOWN_AGE
+        if not self._has_valid_name():
+            return Fragment(ingress.ref, ingress.origin, created, verdicts=report.verdicts())
+        self._policy = parse_annotations(
+            ingress.metadata.annotations, settings.annotation_prefixes, has_tls=bool(spec.tls), report=report
+        )
+        if self._policy.left_out:
+            return Fragment(ingress.ref, ingress.origin, created, verdicts=report.verdicts())
+        if spec.tls:
+            report.warning(
+                "spec.tls",
+                VerdictReason.UNSUPPORTED_FIELD,
+                "TLS is not terminated yet: its hosts are served over plain HTTP.",
+            )
+        rules = spec.rules or ()
+        hosts, catch_all = self._hosts(rules), None
+        if spec.default_backend is not None:
+            default = self._default_backend(spec.default_backend)
+            if default is not None:
+                if not rules:
+                    catch_all = Placed(self._route(ANY_HOST, "/", PathType.PREFIX, default), "spec.defaultBackend")
+                for host, part in hosts.items():
+                    part.default = Placed(self._route(host, "/", PathType.PREFIX, default), "spec.defaultBackend")
+        elif not rules:
+            report.error(
+                "spec",
+                VerdictReason.INVALID_OBJECT,
+                "It has neither rules nor a default backend, so it serves nothing.",
+            )
+        return Fragment(
+            ingress.ref,
+            ingress.origin,
+            created,
+            hosts,
+            catch_all,
+            self._uses,
+            frozenset(self.services),
+            report.verdicts(),
+        )
+
+    def _has_valid_name(self) -> bool:
+        for label, text in (("namespace", self._namespace), ("name", self._name)):
+            if not is_object_name(text) and not (label == "namespace" and text == ""):
+                self._report.error(
+                    f"metadata.{label}",
+                    VerdictReason.INVALID_OBJECT,
+                    f"It is not a {label}: lower-case letters, digits, hyphens and dots. The Ingress is left out.",
+                    text,
+                )
+                return False
+        return True
+
+    # ---- rules ----
+
+    def _hosts(self, rules: tuple[IngressRule, ...]) -> dict[HostPattern, HostPart]:
+        hosts: dict[HostPattern, HostPart] = {}
+        for index, rule in enumerate(rules):
+            host, refusal = parse_host(rule.host)
+            if refusal:
+                self._report.error(
+                    f"spec.rules[{index}].host",
+                    VerdictReason.INVALID_FIELD,
+                    f"The rule is left out: {refusal}.",
+                    rule.host,
+                )
+                continue
+            part = hosts.get(host)
+            if part is None:
+                part = hosts[host] = HostPart()  # known from now on, even if none of its paths is usable
+            for position, path in enumerate(rule.http.paths) if rule.http is not None else ():
+                placed = self._path(host, path, f"spec.rules[{index}].http.paths[{position}]")
+                if placed is not None:
+                    part.placed.append(placed)
+        return hosts
+
+    def _path(self, host: HostPattern, path: HTTPIngressPath, where: str) -> Placed | None:
+        """None for a path that is left out."""
+        path_type = parse_path_type(path.path_type)
+        if path_type is None:
+            self._report.error(
+                f"{where}.pathType",
+                VerdictReason.INVALID_FIELD,
+                "It is none of Exact, Prefix and ImplementationSpecific: the path is left out.",
+                path.path_type,
+            )
+            return None
+        regex = looks_like_regex(path.path, path.path_type)
+        normal, refusal = parse_rule_path(path.path, regex)
+        if refusal:
+            self._report.error(
+                f"{where}.path", VerdictReason.INVALID_FIELD, f"The path is left out: {refusal}.", path.path
+            )
+            return None
+        target = self._target(
+            path.backend, f"{where}.backend", "the path is left out, and its requests go to the default backend"
+        )
+        if target is None:
+            return None
+        if regex:
+            self._report.warning(
+                f"{where}.path",
+                VerdictReason.INVALID_FIELD,
+                "It looks like a regular expression, but is matched literally, as a prefix.",
+                path.path,
+            )
+        return Placed(self._route(host, normal, path_type, target), where)
+
+    def _default_backend(self, backend: IngressBackend) -> _Target | None:
+        return self._target(backend, "spec.defaultBackend", "the Ingress has no default backend")
+
+    def _route(self, host: HostPattern, path: str, path_type: PathType, target: _Target) -> Route:
+        policy = self._policy
+        if policy.closed_reason:
+            return self._closed(host, path, path_type, target, policy.closed_status, policy.closed_reason)
+        if target.upstream is None:
+            return self._closed(host, path, path_type, target, 503, target.closed_reason)
+        return Route(
+            host,
+            path,
+            path_type,
+            self._namespace,
+            self._name,
+            target.service,
+            target.port,
+            target.upstream,
+            policy.traffic,
+        )
+
+    def _closed(
+        self, host: HostPattern, path: str, path_type: PathType, target: _Target, status: int, reason: str
+    ) -> Route:
+        traffic: TrafficPolicy = self._policy.traffic
+        return Route(
+            host,
+            path,
+            path_type,
+            self._namespace,
+            self._name,
+            target.service,
+            target.port,
+            None,
+            traffic,
+            status,
+            reason,
+        )
+
+    # ---- backends ----
+
+    def _target(self, backend: IngressBackend, where: str, consequence: str) -> _Target | None:
+        """None for a backend that isn't a Service, with `consequence` in the verdict. A Service that can't be used closes the route."""
+        service = backend.service
+        if service is None:
+            if backend.resource is not None:
+                kind = f"{backend.resource.kind} {backend.resource.name}"
+                self._report.warning(
+                    f"{where}.resource",
+                    VerdictReason.UNSUPPORTED_BACKEND,
+                    f"Only Services can be backends: {consequence}.",
+                    kind,
+                )
+                return None
+            return self._unusable(where, VerdictReason.INVALID_FIELD, "it names no Service", "", "", "")
+        if backend.resource is not None:
+            return self._unusable(
+                where,
+                VerdictReason.INVALID_FIELD,
+                "it names both a Service and a resource",
+                "",
+                shown(service.name),
+                "",
+            )
+        number, name = (service.port.number, service.port.name) if service.port is not None else (0, "")
+        key = (service.name, number, name)
+        target = self._targets.get(key)
+        if target is None:
+            target = self._service_target(service.name, number, name, f"{where}.service")
+            if target.upstream is not None:
+                self._targets[key] = target  # faults are reported wherever they stand, successes looked up once
+        return target
+
+    def _service_target(self, service_name: str, number: int, name: str, where: str) -> _Target:
+        port = shown(name or (number or ""))
+        service_text = shown(service_name)
+        field = f"{where}.name"
+        if not is_object_name(service_name):
+            return self._unusable(
+                field, VerdictReason.INVALID_FIELD, "it is not the name of a Service", service_name, service_text, port
+            )
+        owner = (self._namespace, service_name)
+        self.services.add(owner)
+        service = self._known.get(owner)
+        if service is None:
+            return self._unusable(
+                field,
+                VerdictReason.SERVICE_NOT_FOUND,
+                f"there is no Service {service_text} in namespace {self._namespace}",
+                service_name,
+                service_text,
+                port,
+            )
+        refusal = _port_refusal(number, name)
+        field = f"{where}.port"
+        if refusal:
+            return self._unusable(field, VerdictReason.INVALID_FIELD, refusal, port, service_text, port)
+        found = find_port(service, number, name)
+        if found is None:
+            have = ", ".join(f"{p.name or 'unnamed'} {p.port}" for p in service.spec.ports[:10]) or "none"
+            return self._unusable(
+                field,
+                VerdictReason.SERVICE_PORT_NOT_FOUND,
+                f"Service {service_text} has no port {port} (its ports: {shown(have)})",
+                port,
+                service_text,
+                port,
+            )
+        service_port = found[1]
+        if service_port.protocol not in ("TCP", ""):
+            return self._unusable(
+                field,
+                VerdictReason.UNSUPPORTED_BACKEND,
+                f"port {port} of Service {service_text} is {shown(service_port.protocol)}, and HTTP needs TCP",
+                port,
+                service_text,
+                port,
+            )
+        ask = self._policy.ask
+        if ask.protocol is UpstreamProtocol.HTTP and app_protocol(service_port.app_protocol) in (
+            None,
+            UpstreamProtocol.HTTP,
+        ):
+            ask = UpstreamAsk(
+                ask.load_balance, ask.hash_key, ask.cookie
+            )  # asks for what is so anyway: no upstream of its own
+        spec = upstream_spec(self._namespace, service_name, number, name, ask)
+        if not self._policy.closed_reason:
+            self._uses.setdefault(spec.key, Use(spec, where))
+        return _Target(service_name, spec.port, spec.key)
+
+    def _unusable(self, field: str, reason: VerdictReason, why: str, value: str, service: str, port: str) -> _Target:
+        self._report.error(field, reason, f"Requests are answered with 503: {why}.", value)
+        return _Target(service, port, None, f"{reason}: {why}")
+
+
+def _port_refusal(number: int, name: str) -> str:
+    if name and number:
+        return "the port has both a number and a name"
+    if name:
+        return "" if is_port_name(name) else "it is not the name of a port"
+    if number == 0:
+        return "the port is missing"
+    return "" if 1 <= number <= 65535 else "it is not a port: 1 to 65535"
