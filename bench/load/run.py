@@ -12,7 +12,7 @@ from bench.load.peers import Launch, Peer
 from bench.load.scenarios import Scenario
 from bench.load.site import Site, many_routes, one_route
 from bench.support.controller import status_of, wait_for_status
-from bench.support.processes import BenchError, PortAllocator, ProcessTree
+from bench.support.processes import BenchError, PortAllocator, ProcessTree, core_busy_s
 
 DIRECT = "direct"  # the load generator straight at the backend: the ceiling
 READY_LIMIT_S = 180.0
@@ -24,7 +24,8 @@ class Sample:
 
     load: Load
     cpu_us: float | None
-    busy: float | None  # share of the proxy's core that was used
+    busy: float | None  # share of the proxy's core that it used
+    foreign: float | None  # share of the proxy's core that others used: much of it spoils the figures
 
     @property
     def errors(self) -> int:
@@ -62,7 +63,7 @@ def start(name: str, launch: Launch, folder: Path, cores: Sequence[int]) -> Proc
 
 
 def check_routes(name: str, port: int, site: Site) -> None:
-    """Known hosts and paths answer 200, unknown ones 404, or else BenchError: no figure for a proxy that routes wrongly."""
+    """Known hosts and paths answer 200, unknown ones 404, or else BenchError: a wrong route gets no figure."""
     expected = [(host, path, 200) for host, path in site.targets(7)]
     expected.append(("unknown.example.org", "/", 404))
     if "/" not in site.paths:
@@ -74,17 +75,19 @@ def check_routes(name: str, port: int, site: Site) -> None:
 
 
 def measure(
-    generator: LoadGenerator, scenario: Scenario, site: Site, port: int, seconds: float, proxy: ProcessTree | None
+    generator: LoadGenerator, scenario: Scenario, site: Site, port: int, plan: Plan, proxy: ProcessTree | None
 ) -> Sample:
-    cpu_before_s, begin_s = (proxy.cpu_s() if proxy else 0.0), time.monotonic()
-    load = generator.run(scenario, site, port, seconds)
+    cpu_before_s, core_before_s = (proxy.cpu_s() if proxy else 0.0), core_busy_s(plan.proxy_cores)
+    begin_s = time.monotonic()
+    load = generator.run(scenario, site, port, plan.seconds)
     if load.requests == 0:
         raise BenchError(f"no request completed ({load.status_errors} status and {load.socket_errors} socket errors)")
     if proxy is None:
-        return Sample(load, None, None)
-    cpu_s, wall_s = proxy.cpu_s() - cpu_before_s, time.monotonic() - begin_s
+        return Sample(load, None, None, None)
+    wall_s = time.monotonic() - begin_s
+    cpu_s, core_s = proxy.cpu_s() - cpu_before_s, core_busy_s(plan.proxy_cores) - core_before_s
     proxy.require_alive()
-    return Sample(load, cpu_s / load.requests * 1e6, cpu_s / wall_s)
+    return Sample(load, cpu_s / load.requests * 1e6, cpu_s / wall_s, max(0.0, core_s - cpu_s) / wall_s)
 
 
 def run_scenario(
@@ -127,7 +130,7 @@ def run_scenario(
                 try:
                     if turn == 0 and plan.warm_up_s:
                         generator.run(scenario, site, port, plan.warm_up_s)
-                    sample = measure(generator, scenario, site, port, plan.seconds, proxy)
+                    sample = measure(generator, scenario, site, port, plan, proxy)
                 except BenchError as error:
                     one.failure = str(error)
                     _say(f"{scenario.name}: {name}: {error}")

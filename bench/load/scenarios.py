@@ -32,9 +32,9 @@ SCENARIOS = (
     Scenario("get-1m", "GET, 1 MiB answer, keep-alive", path="/blob-1m"),
     Scenario(
         "latency",
-        "GET, 100-byte answer, keep-alive, at a fixed 1,000 requests/s over 16 connections",
+        "GET, 100-byte answer, keep-alive, at a fixed 2,000 requests/s",
         connections=16,
         generator=Generator.H2LOAD,
-        rate_per_s=1000,
+        rate_per_s=2000,
     ),
 )

@@ -1,20 +1,22 @@
-"""What every proxy is configured to serve: hosts and paths, spread over Services that all lead to one backend."""
+"""What every proxy is configured to serve: hosts and paths that all lead to one Service with one endpoint.
+
+One Service, because each more would mean another pool of upstream connections: the difference between the sites
+is then routing alone.
+"""
 
 from dataclasses import dataclass
+
+SERVICE = "app"
 
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """Each host has each path (Prefix); a path belongs to the Service of the same index. Anything else is 404."""
+    """Each host has each path (Prefix), served by `SERVICE`. Anything else is 404."""
 
     name: str
     hosts: tuple[str, ...]
     paths: tuple[str, ...]
     backend_port: int  # on 127.0.0.1
-
-    @property
-    def services(self) -> tuple[str, ...]:
-        return tuple(f"svc-{index}" for index in range(len(self.paths)))
 
     @property
     def routes(self) -> int:

@@ -30,6 +30,7 @@ def _row(one: Series, base: Series) -> list[str]:
     cpu, per_s = cpu_us(one), rate(one)
     errors = sum(sample.errors for sample in samples)
     cpu_values = [sample.cpu_us for sample in samples if sample.cpu_us is not None]
+    foreign = [sample.foreign for sample in samples if sample.foreign is not None]
     busy = [sample.busy for sample in samples if sample.busy is not None]
     return [
         one.name,
@@ -39,6 +40,7 @@ def _row(one: Series, base: Series) -> list[str]:
         number(per_s, 0),
         number(ratio(per_s, rate(base)) if per_s is not None else None, 2),
         f"{median(busy) * 100:.0f} %" if busy else "-",
+        f"{median(foreign) * 100:.0f} %" if foreign else "-",
         number(median([sample.load.p50_ms for sample in samples]), 2),
         number(median([sample.load.p99_ms for sample in samples]), 2),
         "-" if one.pss_bytes is None else mib(one.pss_bytes),
@@ -53,7 +55,8 @@ HEADER = (
     "x nginx",
     "requests/s",
     "x nginx",
-    "core busy",
+    "of the core",
+    "others",
     "p50 ms",
     "p99 ms",
     "PSS MiB",
@@ -107,6 +110,7 @@ def _sample_json(sample: Sample) -> dict[str, Any]:
         "socket_errors": load.socket_errors,
         "cpu_us_per_request": sample.cpu_us,
         "core_busy": sample.busy,
+        "core_foreign": sample.foreign,
     }
 
 

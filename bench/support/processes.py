@@ -80,6 +80,21 @@ def all_processes() -> list[ProcessStat]:
     return found
 
 
+def parse_core_busy(text: str, cores: Sequence[int]) -> float:
+    """Seconds that `cores` were not idle since boot, all processes, interrupts and stolen time included (/proc/stat)."""
+    total = 0
+    for line in text.splitlines():
+        name, *fields = line.split()
+        if name in {f"cpu{core}" for core in cores}:
+            user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, fields[:8])
+            total += user + nice + system + irq + softirq + steal
+    return total / _TICKS_PER_S
+
+
+def core_busy_s(cores: Sequence[int]) -> float:
+    return parse_core_busy(Path("/proc/stat").read_text(), cores)
+
+
 def parse_rollup(text: str) -> dict[str, int]:
     """`Rss` and `Pss` of /proc/PID/smaps_rollup, in bytes."""
     sizes = {}

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from bench.load.peers.base import Finder, Launch
-from bench.load.site import Site
+from bench.load.site import SERVICE, Site
 from bench.support import controller
 from bench.support.machine import commit
 from bench.support.manifests import ManifestFolder, endpoint_slice, ingress, service
@@ -23,10 +23,7 @@ class Aioingress:
 
     def launch(self, binary: Path, site: Site, folder: Path, port: int, ports: PortAllocator) -> Launch:
         manifests = ManifestFolder(folder / "manifests")
-        paths = list(zip(site.paths, site.services, strict=True))
+        paths = [(path, SERVICE) for path in site.paths]
         manifests.write("ingresses.yaml", (ingress(host.partition(".")[0], [(host, paths)]) for host in site.hosts))
-        manifests.write("services.yaml", (service(name) for name in site.services))
-        manifests.write(
-            "endpoints.yaml", (endpoint_slice(name, ["127.0.0.1"], site.backend_port) for name in site.services)
-        )
+        manifests.write("service.yaml", [service(SERVICE), endpoint_slice(SERVICE, ["127.0.0.1"], site.backend_port)])
         return Launch(controller.arguments(manifests.path, port, ports.take(), ports.take(), workers=1))

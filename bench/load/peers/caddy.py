@@ -39,13 +39,14 @@ class Caddy:
                 }
             },
         }
+        not_found = {"handle": [{"handler": "static_response", "status_code": 404}]}
         hosts: list[dict[str, Any]] = [
             {
                 "match": [{"host": [host]}],
                 "handle": [
                     {
                         "handler": "subroute",
-                        "routes": [{"match": _matchers(path), "handle": [proxy]} for path in site.paths],
+                        "routes": [*({"match": _matchers(path), "handle": [proxy]} for path in site.paths), not_found],
                     }
                 ],
                 "terminal": True,
@@ -61,7 +62,7 @@ class Caddy:
                         "web": {
                             "listen": [f"127.0.0.1:{port}"],
                             "automatic_https": {"disable": True},
-                            "routes": [*hosts, {"handle": [{"handler": "static_response", "status_code": 404}]}],
+                            "routes": [*hosts, not_found],
                         }
                     }
                 }

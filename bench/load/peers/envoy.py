@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.load.peers.base import Finder, Launch, output_of
-from bench.load.site import Site
+from bench.load.site import SERVICE, Site
 from bench.support.processes import PortAllocator
 
 _MANAGER = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
@@ -36,10 +36,7 @@ class Envoy:
         return found[1] if found else "?"
 
     def launch(self, binary: Path, site: Site, folder: Path, port: int, ports: PortAllocator) -> Launch:
-        routes = [
-            {"match": _match(path), "route": {"cluster": service, "timeout": "60s"}}
-            for path, service in zip(site.paths, site.services, strict=True)
-        ]
+        routes = [{"match": _match(path), "route": {"cluster": SERVICE, "timeout": "60s"}} for path in site.paths]
         manager = {
             "@type": _MANAGER,
             "stat_prefix": "ingress",
@@ -65,17 +62,16 @@ class Envoy:
                 ],
                 "clusters": [
                     {
-                        "name": service,
+                        "name": SERVICE,
                         "type": "STATIC",
                         "connect_timeout": "5s",
                         "load_assignment": {
-                            "cluster_name": service,
+                            "cluster_name": SERVICE,
                             "endpoints": [
                                 {"lb_endpoints": [{"endpoint": {"address": _address(site.backend_port)}}]},
                             ],
                         },
                     }
-                    for service in site.services
                 ],
             }
         }

@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
-from bench.load.peers.base import Finder, Launch, output_of
-from bench.load.site import Site
+from bench.load.peers.base import UPSTREAM_KEEPALIVE, Finder, Launch, output_of
+from bench.load.site import SERVICE, Site
 from bench.support.processes import PortAllocator
 
 
@@ -21,17 +21,7 @@ class HAProxy:
 
     def launch(self, binary: Path, site: Site, folder: Path, port: int, ports: PortAllocator) -> Launch:
         routes = folder / "routes.map"
-        routes.write_text(
-            "".join(
-                f"{host}{path} {service}\n"
-                for host in site.hosts
-                for path, service in zip(site.paths, site.services, strict=True)
-            )
-        )
-        backends = "".join(
-            f"backend {service}\n  http-reuse always\n  server s1 127.0.0.1:{site.backend_port} pool-max-conn 320\n"
-            for service in site.services
-        )
+        routes.write_text("".join(f"{host}{path} {SERVICE}\n" for host in site.hosts for path in site.paths))
         config = folder / "haproxy.cfg"
         config.write_text(
             f"""global
@@ -55,6 +45,9 @@ frontend web
   http-request set-var(txn.backend) base,map_beg({routes})
   http-request return status 404 unless {{ var(txn.backend) -m found }}
   use_backend %[var(txn.backend)]
-{backends}"""
+backend {SERVICE}
+  http-reuse always
+  server s1 127.0.0.1:{site.backend_port} pool-max-conn {UPSTREAM_KEEPALIVE}
+"""
         )
         return Launch([str(binary), "-db", "-f", str(config)])

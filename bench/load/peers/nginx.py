@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from bench.load.peers.base import UPSTREAM_KEEPALIVE, Finder, Launch, output_of
-from bench.load.site import Site
+from bench.load.site import SERVICE, Site
 from bench.support.processes import PortAllocator
 
 ANSWER = "0123456789" * 10
@@ -90,10 +90,10 @@ class Nginx:
         return found[1] if found else "?"
 
     def launch(self, binary: Path, site: Site, folder: Path, port: int, ports: PortAllocator) -> Launch:
-        upstreams = "".join(upstream(name, [f"127.0.0.1:{site.backend_port}"]) for name in site.services)
-        paths = list(zip(site.paths, site.services, strict=True))
+        paths = [(path, SERVICE) for path in site.paths]
         servers = "".join(virtual_host(host, port, paths) for host in site.hosts)
-        return command(binary, folder, frame(folder, proxy_http(port, upstreams, servers)))
+        only = upstream(SERVICE, [f"127.0.0.1:{site.backend_port}"])
+        return command(binary, folder, frame(folder, proxy_http(port, only, servers)))
 
 
 def nginx_backend(binary: Path, folder: Path, port: int) -> Launch:

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from bench.load.peers.base import UPSTREAM_KEEPALIVE, Finder, Launch, output_of
-from bench.load.site import Site
+from bench.load.site import SERVICE, Site
 from bench.support.processes import PortAllocator
 
 
@@ -27,19 +27,18 @@ class Traefik:
                     f"r-{h}-{p}": {
                         "entryPoints": ["web"],
                         "rule": f"Host(`{host}`) && PathPrefix(`{path}`)",
-                        "service": site.services[p],
+                        "service": SERVICE,
                     }
                     for h, host in enumerate(site.hosts)
                     for p, path in enumerate(site.paths)
                 },
                 "services": {
-                    service: {
+                    SERVICE: {
                         "loadBalancer": {
                             "servers": [{"url": f"http://127.0.0.1:{site.backend_port}"}],
                             "serversTransport": "pooled",
                         }
                     }
-                    for service in site.services
                 },
                 "serversTransports": {"pooled": {"maxIdleConnsPerHost": UPSTREAM_KEEPALIVE}},
             }
