@@ -81,7 +81,7 @@ def all_processes() -> list[ProcessStat]:
 
 
 def parse_core_busy(text: str, cores: Sequence[int]) -> float:
-    """Seconds that `cores` were not idle since boot, all processes, interrupts and stolen time included (/proc/stat)."""
+    """Seconds that `cores` were busy since boot with anything, interrupts and stolen time included (/proc/stat)."""
     total = 0
     for line in text.splitlines():
         name, *fields = line.split()
