@@ -18,6 +18,7 @@ import base64
 import hashlib
 import signal
 from collections.abc import Iterator
+from typing import cast
 from urllib.parse import parse_qsl, urlsplit
 
 import httptools
@@ -78,8 +79,7 @@ class BackendConnection(asyncio.Protocol):
     # ---- transport ------------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's transports are not subclasses
         self._backend.connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
