@@ -28,9 +28,9 @@ def arguments(manifests: Path, http_port: int, https_port: int, admin_port: int,
     ]
 
 
-def status_of(port: int, path: str, host: str = "127.0.0.1", timeout_s: float = 5.0) -> int | None:
-    """Status of one GET on a connection of its own; None when nobody answers."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout_s)
+def status_of(port: int, path: str, host: str = "127.0.0.1", address: str = "127.0.0.1") -> int | None:
+    """Status of one GET on a connection of its own; None when nobody answers within 5 s."""
+    connection = http.client.HTTPConnection(address, port, timeout=5.0)
     try:
         connection.request("GET", path, headers={"Host": host, "Connection": "close"})
         response = connection.getresponse()
@@ -43,21 +43,25 @@ def status_of(port: int, path: str, host: str = "127.0.0.1", timeout_s: float = 
 
 
 def wait_for_status(
-    process: ProcessTree, port: int, path: str, *, host: str = "127.0.0.1", status: int = 200, limit_s: float = 60.0
+    process: ProcessTree,
+    port: int,
+    path: str,
+    *,
+    host: str = "127.0.0.1",
+    address: str = "127.0.0.1",
+    limit_s: float = 60.0,
 ) -> None:
-    """Poll every 5 ms; raise BenchError when the process ends or `limit_s` is over."""
+    """Wait for a 200. Poll every 5 ms; raise BenchError when the process ends or `limit_s` is over."""
     deadline = time.monotonic() + limit_s
     last: int | None = None
     while time.monotonic() < deadline:
-        last = status_of(port, path, host)
-        if last == status:
+        last = status_of(port, path, host, address)
+        if last == 200:
             return
         process.require_alive()
         time.sleep(0.005)
     seen = "nothing answered" if last is None else f"the last status was {last}"
-    raise BenchError(
-        f"{process.name}: no {status} for {host}{path} within {limit_s:.0f} s, {seen}: {process.last_words()}"
-    )
+    raise BenchError(f"{process.name}: no 200 for {host}{path} within {limit_s:.0f} s, {seen}: {process.last_words()}")
 
 
 @dataclass(frozen=True, slots=True)

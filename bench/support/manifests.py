@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -114,10 +115,16 @@ class ManifestFolder:
         folder.mkdir(parents=True)
         self._staging.mkdir()
 
-    def write(self, name: str, documents: Iterable[Object]) -> None:
-        self.write_text(name, to_yaml(documents))
+    def write(self, name: str, documents: Iterable[Object]) -> float:
+        return self.write_text(name, to_yaml(documents))
 
-    def write_text(self, name: str, text: str) -> None:
+    def write_text(self, name: str, text: str) -> float:
+        """Returns the moment (`time.monotonic`) just before the new content is in place."""
         staged = self._staging / name
         staged.write_text(text)
+        moment = time.monotonic()
         os.replace(staged, self.path / name)
+        return moment
+
+    def remove(self, name: str) -> None:
+        (self.path / name).unlink()

@@ -153,6 +153,7 @@ class ProcessTree:
     ) -> None:
         self.name = name
         self.log = log
+        self.started = time.monotonic()
         with log.open("ab") as out:
             self._process = subprocess.Popen(
                 argv,
@@ -165,7 +166,6 @@ class ProcessTree:
                 preexec_fn=_before_exec(cores, os.getpid()),  # noqa: PLW1509 - there is one thread
             )
         self.pid = self._process.pid
-        self._last: list[ProcessStat] = []
 
     def __repr__(self) -> str:
         return f"<ProcessTree {self.name} pid={self.pid} returncode={self._process.returncode}>"
