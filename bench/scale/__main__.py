@@ -140,6 +140,9 @@ def outcome_table(outcomes: dict[str, Outcome]) -> str:
     """A row a figure; targets are those of aioingress, ratios are aioingress to nginx."""
     names = list(outcomes)
 
+    def count(label: str, figure: Callable[[Outcome], int]) -> list[str]:
+        return [label, *(number(figure(outcomes[name]), 0) for name in names), "-", "-"]
+
     def row(label: str, figure: Callable[[Outcome], float], digits: int, target: tuple[float, str] | None) -> list[str]:
         values = [figure(outcomes[name]) for name in names]
         ours = figure(outcomes["aioingress"]) if "aioingress" in outcomes else None
@@ -158,8 +161,8 @@ def outcome_table(outcomes: dict[str, Outcome]) -> str:
         row("Ingress edited to served, p99 ms", lambda o: ms(o.edits, 99), 0, (EDIT_TARGET_MS, "ms")),
         row("endpoints edited to served, p50 ms", lambda o: ms(o.moves, 50), 0, None),
         row("endpoints edited to served, p99 ms", lambda o: ms(o.moves, 99), 0, (ENDPOINT_TARGET_MS, "ms")),
-        row("edits of each kind", lambda o: min(len(o.edits.seconds), len(o.moves.seconds)), 0, None),
-        row("connections cut without notice", lambda o: o.edits.cut + o.moves.cut, 0, None),
+        count("edits of each kind", lambda o: min(len(o.edits.seconds), len(o.moves.seconds))),
+        count("connections cut without notice", lambda o: o.edits.cut + o.moves.cut),
         row(
             "memory of all processes, PSS MB",
             lambda o: sum(m.pss_bytes for m in o.memory) / 1e6,

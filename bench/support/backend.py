@@ -5,7 +5,7 @@ Every path answers; the query decides how:
 - nothing: 100 bytes of text, after any request body
 - `?bytes=N&seed=S` (and `&chunked=1`): N bytes made from the seed (`bench.support.content`)
 - `?digest=1`: JSON with size and SHA-256 of the request body
-- `?delay_ms=N`: waits before it answers
+- `?delay_ms=N`: waits before it answers; `?slow=1`: rests after each piece of the request body
 - a request to upgrade: 101, then every byte comes back
 
 `X-Backend` names the backend. On SIGTERM it stops listening, closes idle connections at once and the others when their
@@ -138,6 +138,9 @@ class BackendConnection(asyncio.Protocol):
         self._received += len(body)
         if self._sha is not None:
             self._sha.update(body)
+        if b"slow=1" in self._url:
+            self._transport.pause_reading()
+            asyncio.get_running_loop().call_later(0.002, self._transport.resume_reading)
 
     def on_message_complete(self) -> None:
         if self._transport.is_closing():

@@ -7,6 +7,7 @@ import asyncio
 import base64
 import hashlib
 import json
+import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -64,8 +65,19 @@ class Connection:
         self.reusable = True
 
     @classmethod
-    async def open(cls, port: int, host: str = "127.0.0.1") -> "Connection":
-        return cls(*await asyncio.open_connection(host, port))
+    async def open(cls, port: int, host: str = "127.0.0.1", receive_buffer_bytes: int | None = None) -> "Connection":
+        """A small `receive_buffer_bytes` makes the sender feel a slow reader early."""
+        if receive_buffer_bytes is None:
+            return cls(*await asyncio.open_connection(host, port))
+        sock = socket.socket()
+        try:
+            sock.setblocking(False)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)  # only counts before connect
+            await asyncio.get_running_loop().sock_connect(sock, (host, port))
+            return cls(*await asyncio.open_connection(sock=sock))
+        except BaseException:
+            sock.close()
+            raise
 
     async def close(self) -> None:
         self.reusable = False
