@@ -1,0 +1,29 @@
+"""aioingress: `ingress serve --workers 1` from manifests; controller and worker are both accounted."""
+
+import sys
+from pathlib import Path
+
+from bench.load.peers.base import Finder, Launch
+from bench.load.site import SERVICE, Site
+from bench.support import controller
+from bench.support.machine import commit
+from bench.support.manifests import ManifestFolder, endpoint_slice, ingress, service
+from bench.support.processes import PortAllocator
+
+
+class Aioingress:
+    name = "aioingress"
+    install = "run in the project's virtual environment"
+
+    def find(self, finder: Finder) -> Path | None:
+        return Path(sys.executable) if controller.available() else None
+
+    def version(self, binary: Path) -> str:
+        return commit()
+
+    def launch(self, binary: Path, site: Site, folder: Path, port: int, ports: PortAllocator) -> Launch:
+        manifests = ManifestFolder(folder / "manifests")
+        paths = [(path, SERVICE) for path in site.paths]
+        manifests.write("ingresses.yaml", (ingress(host.partition(".")[0], [(host, paths)]) for host in site.hosts))
+        manifests.write("service.yaml", [service(SERVICE), endpoint_slice(SERVICE, ["127.0.0.1"], site.backend_port)])
+        return Launch(controller.arguments(manifests.path, port, ports.take(), ports.take(), workers=1))
