@@ -11,7 +11,7 @@ import dataclasses
 import logging
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ingress import admin, loops
@@ -66,7 +66,7 @@ class Controller:
 
     async def ready(self) -> None:
         """Wait until /readyz would say so."""
-        while self._pool is None or not self._readiness(self._pool).ok:
+        while self._pool is None or not self._readiness(self._pool).ok:  # noqa: ASYNC110 - made of several states
             await asyncio.sleep(0.02)
 
     @property
@@ -89,7 +89,11 @@ class Controller:
         for number in _SIGNALS:
             loop.add_signal_handler(number, self.stop)
         for address in self.http_addresses:
-            _log.info("listening on http://%s:%d with %s", *address, f"{workers} workers" if workers else "the controller itself")
+            _log.info(
+                "listening on http://%s:%d with %s",
+                *address,
+                f"{workers} workers" if workers else "the controller itself",
+            )
         if settings.https_addresses:
             _log.info("not listening on --https-address: TLS is not available yet")
         try:
@@ -137,7 +141,11 @@ class Controller:
                 pool.publish(built.table)
                 self._published_at = time.monotonic()
                 self._counts = count_table(built.table)
-                _log.info("table %s: %d hosts, %d routes, %d upstreams, %d endpoints", built.table.id or "-", *_sizes(self._counts))
+                _log.info(
+                    "table %s: %d hosts, %d routes, %d upstreams, %d endpoints",
+                    built.table.id or "-",
+                    *_sizes(self._counts),
+                )
             verdicts = (*change.verdicts, *built.verdicts)
             self._count_config_errors(verdicts)
             self._table, self._verdicts = built.table, verdicts
@@ -149,11 +157,11 @@ class Controller:
     async def _settle(self, names: frozenset[str]) -> None:
         """The first sync counts when ExternalName hosts were looked up, or could not be in reasonable time."""
         deadline = time.monotonic() + _FIRST_LOOKUP_S
-        while any(name not in self._store.state.resolved for name in names) and time.monotonic() < deadline:
+        while any(name not in self._store.state.resolved for name in names) and time.monotonic() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
         self._synced = True
 
-    def _from_files(self, objects: dict[ObjectRef, KubernetesObject], verdicts: Sequence[Verdict]) -> None:
+    def _from_files(self, objects: Mapping[ObjectRef, KubernetesObject], verdicts: Sequence[Verdict]) -> None:
         self._synced_at = time.time()
         self._store.update(_FILES, objects, verdicts)
 

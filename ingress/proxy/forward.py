@@ -418,7 +418,7 @@ class Forwarder:
         content_type, body = self._error_pages.page(status, exchange.header(b"accept"), exchange.request_id)
         exchange.status = status
         exchange.response_started = True
-        fields: list[Field] = [(b"Date", http_date()), (b"Content-Type", content_type)]
+        fields: list[Field] = [(b"Date", http_date()), (b"Content-Type", content_type), (b"Vary", b"Accept")]
         if status == 405:
             fields.append((b"Allow", b"GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS"))
         downstream = exchange.downstream

@@ -10,7 +10,6 @@ from random import Random
 
 from ingress.affinity.client_ip import ClientIPAffinity, Update
 from ingress.affinity.hashkey import compile_hash_key
-from ingress.proxy.sessions import CookieSessions
 from ingress.balancing import ejection
 from ingress.balancing.base import EndpointState, Picker
 from ingress.balancing.consistent_hash import ConsistentHash
@@ -18,6 +17,7 @@ from ingress.balancing.hashing import hash64
 from ingress.balancing.registry import build_picker, build_ring, observes_latency
 from ingress.exchange import Exchange
 from ingress.metrics import RouteStats, UpstreamStats, WorkerMetrics
+from ingress.proxy.sessions import CookieSessions
 from ingress.routing.table import (
     AffinityMode,
     Balancing,

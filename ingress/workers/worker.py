@@ -12,7 +12,6 @@ import sys
 from collections.abc import Sequence
 
 from ingress.accesslog import AccessLog
-from ingress.config import ProxySettings
 from ingress.logs import setup_logging
 from ingress.loops import run
 from ingress.metrics import WorkerMetrics
@@ -46,40 +45,37 @@ class Worker:
         self._plane: DataPlane | None = None
         self._metrics: WorkerMetrics | None = None
         self._access_log: AccessLog | None = None
-        self._hello: asyncio.Future[Hello] | None = None
         self._drain: asyncio.Future[Drain] | None = None
         self._listening = False
         self._drain_timeout_s = 0.0
 
     async def run(self, channel_socket: socket.socket) -> None:
         loop = asyncio.get_running_loop()
-        self._hello = loop.create_future()
         self._drain = loop.create_future()
-        channel = worker_end(self._on_message, self._on_lost)
-        self._channel = channel
-        await loop.create_unix_connection(lambda: channel, sock=channel_socket)
-        hello = await self._hello
-        setup_logging(hello.log_format, hello.log_level, role=f"worker {hello.index}")
-        plane = self._start(hello.proxy, loop, hello.log_format)
+        channel = self._channel = worker_end(self._on_message, self._on_lost)
         loop.add_signal_handler(signal.SIGTERM, self._on_signal)
-        loop.add_signal_handler(
-            signal.SIGINT, lambda: None
-        )  # a terminal sends it to the whole group; the controller decides
-        affinity = loop.create_task(self._share_affinity(plane), name="share-affinity")
+        loop.add_signal_handler(signal.SIGINT, _leave_it_to_the_controller)
+        await loop.create_unix_connection(lambda: channel, sock=channel_socket)
+        affinity = loop.create_task(self._share_affinity(), name="share-affinity")
         drain = await self._drain
         channel.send(Draining())
-        await plane.stop_accepting(drain.last)
-        await plane.drain(drain.timeout_s)
+        plane = self._plane
+        if plane is not None:
+            await plane.stop_accepting(drain.last)
+            await plane.drain(drain.timeout_s)
+            await plane.close()
         affinity.cancel()
-        await plane.close()
-        channel.send(Metrics(self._metrics.encode() if self._metrics is not None else b""))
+        if self._metrics is not None:
+            channel.send(Metrics(self._metrics.encode()))
         if self._access_log is not None:
-            self._access_log.close()
+            await asyncio.to_thread(self._access_log.close)
         channel.close()
-        await asyncio.sleep(0)
+        await channel.lost.wait()
 
-    def _start(self, settings: ProxySettings, loop: asyncio.AbstractEventLoop, log_format: str) -> DataPlane:
-        access_log = self._access_log = AccessLog(log_format) if settings.access_log else None
+    def _start(self, hello: Hello) -> None:
+        setup_logging(hello.log_format, hello.log_level, role=f"worker {hello.index}")
+        settings = hello.proxy
+        access_log = self._access_log = AccessLog(hello.log_format) if settings.access_log else None
         if access_log is not None:
             access_log.start()
         self._drain_timeout_s = settings.drain_timeout_s
@@ -87,16 +83,14 @@ class Worker:
             requests_in_flight=lambda: plane.forwarder.in_flight,
             access_log_dropped=(lambda: access_log.dropped) if access_log is not None else lambda: 0,
         )
-        plane = self._plane = DataPlane(settings, metrics, access_log, loop)
-        return plane
+        plane = self._plane = DataPlane(settings, metrics, access_log, asyncio.get_running_loop())
 
     def _on_message(self, message: ToWorker) -> None:
         assert self._channel is not None
         plane = self._plane
         match message:
             case Hello():
-                assert self._hello is not None
-                self._hello.set_result(message)
+                self._start(message)
             case FullTable(table):
                 assert plane is not None
                 plane.swap(table)
@@ -137,17 +131,19 @@ class Worker:
 
     def _on_lost(self) -> None:
         """The controller is gone: serve what is under way, take nothing new."""
-        if self._hello is not None and not self._hello.done():
-            self._hello.set_exception(ConnectionError("the controller went away"))
-            return
         self._begin_drain(Drain(last=True, timeout_s=self._drain_timeout_s))
 
-    async def _share_affinity(self, plane: DataPlane) -> None:
+    async def _share_affinity(self) -> None:
         while True:
             await asyncio.sleep(_AFFINITY_S)
-            updates = plane.runtime.drain_affinity()
-            if updates and self._channel is not None:
-                self._channel.send(Affinity(updates))
+            if self._plane is not None and self._plane.runtime.client_ip and self._channel is not None:
+                updates = self._plane.runtime.drain_affinity()
+                if updates:
+                    self._channel.send(Affinity(updates))
+
+
+def _leave_it_to_the_controller() -> None:
+    """A terminal sends SIGINT to the whole group."""
 
 
 def _raise(task: "asyncio.Future[None]") -> None:
