@@ -34,6 +34,7 @@ from ingress.proxy.http1 import (
     TRAILER_FIELDS,
     TRANSFER_ENCODING,
     UPGRADE,
+    clean_reason,
     connection_options,
     forwarded_block,
     last_chunk,
@@ -562,7 +563,7 @@ class ClientConnection(RequestHandler):
             if not self._continue_due:
                 return  # the client did not ask, or was told already
             self._continue_due = 0.0
-        parts = [b"HTTP/1.1 %d %b\r\n" % (status, reason)]
+        parts = [b"HTTP/1.1 %d %b\r\n" % (status, clean_reason(status, reason))]
         for name, value in fields:
             parts += (name, b": ", value, b"\r\n")
         parts.append(b"\r\n")
