@@ -94,6 +94,7 @@ class ClientConnection(RequestHandler):
         "_discarding",
         "_failed",
         "_fed",
+        "_fed_first",
         "_forwarded",
         "_forwarder",
         "_forwarder_host",
@@ -136,6 +137,7 @@ class ClientConnection(RequestHandler):
         self._special: list[tuple[int, bytes, bytes]] = []
         self._building: Exchange | None = None  # its body is still coming in
         self._fed = 0  # bytes since the last element that was complete: bounds what the parser may hold
+        self._fed_first = 0  # of them, those of the segment in which it began: some belong to what was before
         self._slice = b""  # what the parser is being given
         self._failed = False  # input can't be parsed any further
         self._backlog = b""  # input not given to the parser yet
@@ -286,9 +288,11 @@ class ClientConnection(RequestHandler):
             self._refuse(Reason.BAD_REQUEST)
             return
         if self._in_head or self._building is not None:
+            if not self._fed:
+                self._fed_first = len(data)
             self._fed += len(data)
             settings = self._settings
-            if self._fed > settings.header_total_limit_bytes + settings.request_line_limit_bytes:
+            if self._fed - self._fed_first > settings.header_total_limit_bytes + settings.request_line_limit_bytes:
                 # A head, a trailer section or chunk extensions without end.
                 only_line = self._in_head and not self._parsed_fields and not self._special
                 self._refuse(Reason.URI_TOO_LONG if only_line else Reason.HEADERS_TOO_LARGE)

@@ -114,7 +114,7 @@ def _parse_head(head: bytes) -> tuple[bytes, Fields]:
     for line in lines:
         name, colon, value = line.partition(b":")
         assert colon, f"a line without a colon: {line!r} in {head!r}"
-        assert name and name.strip() == name, f"white space in a field name: {line!r}"
+        assert name.strip() == name != b"", f"a bad field name: {line!r}"
         fields.append((name, value.strip(b" \t")))
     return start, fields
 
