@@ -344,7 +344,9 @@ class UpstreamConnection(asyncio.Protocol):
                 self._keep_alive = False  # junk behind a complete response costs the connection, not the response
             else:
                 self._fail(Reason.UPSTREAM_PROTOCOL, str(error))
-        if self._complete:
+        if self._complete and self.exchange is exchange:
+            if exchange.method == b"HEAD" and (data.count(b"\r\n\r\n") != 1 or data[-4:] != b"\r\n\r\n"):
+                self._keep_alive = False  # something stands behind the head: the body that must not come, or its beginning
             self._end(exchange)
         elif not self._in_body and self.exchange is not None:
             self._head_bytes += len(data)
@@ -370,9 +372,11 @@ class UpstreamConnection(asyncio.Protocol):
             self._end(exchange)
         downstream.flush()
 
-    def on_status(self, reason: bytes) -> None:
+    def on_message_begin(self) -> None:
         if self._complete:
             self._keep_alive = False  # a second response to one request: nobody may ever read it
+
+    def on_status(self, reason: bytes) -> None:
         self._reason += reason
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -433,9 +437,10 @@ class UpstreamConnection(asyncio.Protocol):
         downstream = exchange.downstream
         if exchange.method == b"HEAD":
             downstream.respond_head(exchange, status, reason, fields, BodyFraming.NONE, length)
+            old = self._parser.get_http_version() == "1.0"
             # llhttp would wait for the body that Content-Length announces.
             self._parser = httptools.HttpResponseParser(self)
-            self._keep_alive = keep_alive or (length < 0 and not self._options_close())
+            self._keep_alive = keep_alive or (length < 0 and not old and not self._options_close())
             self._complete = True
         elif status in (204, 304):
             downstream.respond_head(exchange, status, reason, fields, BodyFraming.NONE, length if status == 304 else -1)
