@@ -380,8 +380,12 @@ class UpstreamConnection(asyncio.Protocol):
         self._reason += reason
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._in_body:
-            self._fields.append((name, value))  # trailers
+        if self._in_body:  # trailers
+            if self._complete:
+                return  # of a second response, which nobody asked for
+            if RESPONSE_FIELDS[name] == CONNECTION:
+                self._keep_alive = False  # llhttp heeds it even there, and would refuse the next response
+            self._fields.append((name, value))
             if len(self._fields) > _FIELD_LIMIT:
                 raise _Protocol("too many trailer fields")
             return
