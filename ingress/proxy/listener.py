@@ -490,6 +490,8 @@ class ClientConnection(RequestHandler):
         self._chunked_response = self._close_delimited = self._response_open = False
         if exchange.expects_continue and not exchange.body_bytes:
             self._continue_due = -1.0
+        if self._read_pauses and not exchange.body_complete and not self._backlog:
+            self._resume(_PIPELINE)  # its body was held back while others were before it
         self._forwarder.handle(exchange)
 
     def _done(self, exchange: Exchange) -> None:
