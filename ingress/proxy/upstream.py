@@ -419,6 +419,8 @@ class UpstreamConnection(asyncio.Protocol):
             if named:
                 fields = [f for f in fields if f[0].lower() not in named]
         if status < 200:
+            if status < 100:
+                raise _Protocol(f"status {status}")
             if status != 101:
                 exchange.downstream.respond_informational(exchange, status, reason, fields)
                 self._reset()
