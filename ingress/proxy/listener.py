@@ -331,7 +331,11 @@ class ClientConnection(RequestHandler):
         # get_http_version() formats a string: look at the bytes where the head is all in this segment.
         at = len(method) + len(uri) + 2
         if self._fed or not self._at_start or self._slice[at : at + 10] != b"HTTP/1.1\r\n":
-            exchange.version = 11 if parser.get_http_version() == "1.1" else 10
+            version = parser.get_http_version()
+            if version != "1.1":
+                if version != "1.0":
+                    raise _Refused(Reason.BAD_REQUEST)  # llhttp takes 0.9 and 2.0 too
+                exchange.version = 10
         self._at_start = False
         hosts = 0
         options: list[bytes] | None = None
@@ -371,12 +375,12 @@ class ClientConnection(RequestHandler):
             exchange.upgrade = b""
         if exchange.version == 10:
             exchange.upgrade = b""
-        if uri[:1] != b"/":
-            self._absolute_form(exchange, uri)
-        elif hosts != 1:
+        if hosts != 1:
             if hosts or exchange.version != 10:
                 raise _Refused(Reason.BAD_REQUEST)
             exchange.authority = b"_"
+        if uri[:1] != b"/":
+            self._absolute_form(exchange, uri)
         if self._fed + len(self._slice) > self._settings.header_line_limit_bytes or len(fields) > 64:
             self._check_limits(exchange, special)
         if b"#" in uri:
