@@ -115,6 +115,7 @@ class ClientConnection(RequestHandler):
         "_touched",
         "_tunnel",
         "_tunnel_exchange",
+        "_unchecked",
         "_unsent",
         "_uri",
         "_wire",
@@ -125,7 +126,11 @@ class ClientConnection(RequestHandler):
         super().__init__(manager, loop=loop, access_log=None, auto_decompress=False, tcp_keepalive=True)  # type: ignore[arg-type]
         self._forwarder_host = host
         self._forwarder = host.forwarder
-        self._settings = host.settings
+        self._settings = settings = host.settings
+        # A head that is no longer than this meets every limit of bytes.
+        self._unchecked = min(
+            settings.request_line_limit_bytes, settings.header_line_limit_bytes, settings.header_total_limit_bytes
+        )
         self._wire: httptools.HttpRequestParser | None = httptools.HttpRequestParser(self)
         self._address = ""
         self._forwarded = b""
@@ -381,7 +386,10 @@ class ClientConnection(RequestHandler):
             exchange.authority = b"_"
         if uri[:1] != b"/":
             self._absolute_form(exchange, uri)
-        if self._fed + len(self._slice) > self._settings.header_line_limit_bytes or len(fields) > 64:
+        if (
+            self._fed + len(self._slice) > self._unchecked
+            or len(fields) + len(special) > self._settings.header_count_limit
+        ):
             self._check_limits(exchange, special)
         if b"#" in uri:
             raise _Refused(Reason.BAD_REQUEST)
@@ -406,7 +414,7 @@ class ClientConnection(RequestHandler):
 
     def _check_limits(self, exchange: Exchange, special: Sequence[tuple[int, bytes, bytes]]) -> None:
         settings = self._settings
-        if len(exchange.method) + len(self._uri) + 11 > settings.request_line_limit_bytes:
+        if len(exchange.method) + len(self._uri) + 12 > settings.request_line_limit_bytes:
             raise _Refused(Reason.URI_TOO_LONG)
         sizes = [len(name) + len(value) + 4 for name, value in exchange.fields]
         sizes += [len(name) + len(value) + 4 for _, name, value in special]
