@@ -324,6 +324,7 @@ class UpstreamConnection(asyncio.Protocol):
             return
         exchange = self.exchange
         if exchange is None:
+            self._forget()  # at once: the next request may come before connection_lost
             self.abort()  # an answer that nobody asked for: the connection can't be trusted any more
             return
         left = self._bypass_left

@@ -247,7 +247,10 @@ class BackendConnection:
         return request
 
     async def send(self, data: bytes) -> None:
-        self.writer.write(data)
+        try:
+            self.writer.write(data)
+        except RuntimeError as error:  # uvloop's word for it
+            raise ConnectionResetError from error
         await self.writer.drain()
 
     def reset(self) -> None:
