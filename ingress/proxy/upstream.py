@@ -399,8 +399,8 @@ class UpstreamConnection(asyncio.Protocol):
             self._date_seen = True
             self._fields.append((name, value))
         elif action == TRANSFER_ENCODING:
+            self._chunked = value.strip().lower() == b"chunked" and not self._transfer_encoding
             self._transfer_encoding = True
-            self._chunked = value.strip().lower() == b"chunked"
         elif action == CONNECTION:
             if self._options is None:
                 self._options = []
