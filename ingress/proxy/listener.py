@@ -10,6 +10,8 @@ and that `Server` calls `connection_made`, `connection_lost`, `shutdown` and `cl
 
 import asyncio
 import logging
+import socket
+import struct
 from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol, cast
@@ -62,6 +64,7 @@ _PIPELINE = 1  # enough requests are queued, or what follows may be another prot
 _UPSTREAM = 2  # the endpoint takes the body more slowly
 _TUNNEL = 4
 
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 _CLOSE = b"Connection: close\r\n"
 _KEEP_ALIVE = b"Connection: keep-alive\r\n"
 _WRITE_HIGH_WATER = 262144
@@ -640,6 +643,8 @@ class ClientConnection(RequestHandler):
         if transport is None:
             return
         if self._close_delimited:
+            # Without this, abort() too ends with a FIN, which is the end of a complete response here.
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
             transport.abort()
         else:
             self.flush()
