@@ -230,6 +230,8 @@ class UpstreamConnection(asyncio.Protocol):
             return True
         self.closed = True
         self._forget()
+        if self.transport is not None and self.transport.get_write_buffer_size():
+            self.transport.abort()  # closing would wait until the endpoint has read what it will perhaps never read
         return False  # the transport closes itself, connection_lost follows
 
     def close(self) -> None:
@@ -486,7 +488,7 @@ class UpstreamConnection(asyncio.Protocol):
         if request_complete and self._keep_alive and not self.closed:
             self.pool.release(self)
         else:
-            self.close()
+            self.abort()  # whatever was not sent yet is of no use: the answer is complete
 
     def _switched(self, early: bytes) -> None:
         exchange = self.exchange
