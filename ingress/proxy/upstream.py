@@ -557,19 +557,20 @@ class UpstreamConnection(asyncio.Protocol):
         settings = self._context.settings
         if self._created == 0.0:
             self._created = now
+        exchange = self.exchange
+        worn = now - self._created > settings.upstream_keepalive_time_s
+        if worn and exchange is not None:
+            self.requests += settings.upstream_keepalive_requests  # the pool won't take it back
         if self._touched:
             self._touched = False
             self._seen = now
-            return
+            if not worn:
+                return
         silent_s = now - self._seen
-        exchange = self.exchange
         if exchange is None:
             if self._tunnel is not None:
                 return  # the client's side of the tunnel knows its route's time-outs
-            if (
-                silent_s > settings.upstream_keepalive_timeout_s
-                or now - self._created > settings.upstream_keepalive_time_s
-            ):
+            if worn or silent_s > settings.upstream_keepalive_timeout_s:
                 self._forget()
                 self.close()
             return
