@@ -111,6 +111,7 @@ class ClientConnection(RequestHandler):
         "_read_pauses",
         "_requests",
         "_response_open",
+        "_resumed",
         "_seen",
         "_settings",
         "_slice",
@@ -144,6 +145,7 @@ class ClientConnection(RequestHandler):
         self._parsed_fields: list[Field] = []
         self._special: list[tuple[int, bytes, bytes]] = []
         self._building: Exchange | None = None  # its body is still coming in
+        self._resumed: Exchange | None = None  # its body needs another parser
         self._fed = 0  # bytes since the last element that was complete: bounds what the parser may hold
         self._fed_first = 0  # of them, those of the segment in which it began: some belong to what was before
         self._slice = b""  # what the parser is being given
@@ -325,6 +327,10 @@ class ClientConnection(RequestHandler):
 
     def on_headers_complete(self) -> None:
         self._in_head = False
+        if self._resumed is not None:
+            self._building, self._resumed = self._resumed, None
+            self._special = []
+            return
         parser = self._wire
         assert parser is not None
         fields = self._parsed_fields
@@ -397,8 +403,13 @@ class ClientConnection(RequestHandler):
         if b"#" in uri:
             raise _Refused(Reason.BAD_REQUEST)
         exchange.body_complete = exchange.body_framing == BodyFraming.NONE
-        self._building = exchange
         self._pending.append(exchange)
+        if not exchange.body_complete and parser.should_upgrade() and (exchange.content_length or exchange.body_framing == 2):
+            # httptools takes what follows for the new protocol's bytes, but it's a body; the wish may be ignored (RFC 9110 section 7.8).
+            exchange.upgrade = b""
+            self._resumed = exchange
+        else:
+            self._building = exchange
 
     def _absolute_form(self, exchange: Exchange, uri: bytes) -> None:
         """`http://host/path` (RFC 9112 section 3.2.2): its authority stands in for Host. `*` and authority-form name no resource here."""
@@ -490,7 +501,15 @@ class ClientConnection(RequestHandler):
 
     def _after_upgrade_request(self, rest: bytes) -> None:
         """llhttp stops behind a request that asks for a switch; what follows belongs to the new protocol, if there will be one."""
-        self._wire = httptools.HttpRequestParser(self)
+        parser = self._wire = httptools.HttpRequestParser(self)
+        body_of = self._resumed
+        if body_of is not None:
+            chunked = body_of.body_framing == BodyFraming.CHUNKED
+            framing = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: %d" % body_of.content_length
+            parser.feed_data(b"POST / HTTP/1.1\r\n" + framing + b"\r\n\r\n")
+            if rest:
+                self._feed(rest)
+            return
         self._backlog = rest
         self._pause(_PIPELINE)
         if self._active is None and self._pending:
