@@ -573,7 +573,8 @@ class ClientConnection(RequestHandler):
 
     def _active_allows_reading(self) -> bool:
         """Behind a request that asked for an upgrade nothing is parsed until it is answered."""
-        return self._active is None or not self._active.upgrade
+        last = self._pending[-1] if self._pending else self._active
+        return last is None or not last.upgrade
 
     def _finish_connection(self, unread: bool) -> None:
         """Close behind what was written. With input unread, closing at once would reset the connection and could take the answer with it."""
