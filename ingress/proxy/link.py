@@ -336,9 +336,11 @@ class Runtime:
             runtime = self.upstreams.get(upstream.key)
             if runtime is None:
                 stats = self._metrics.upstream(upstream.namespace, upstream.service)
-                self.upstreams[upstream.key] = UpstreamRuntime(
+                runtime = self.upstreams[upstream.key] = UpstreamRuntime(
                     upstream, now, self._rng, stats, self._wall_clock, self._open_pool
                 )
+                if runtime.client_ip is not None:
+                    self.client_ip[upstream.key] = runtime
             elif runtime.upstream != upstream:
                 runtime.update(upstream, now)
 
