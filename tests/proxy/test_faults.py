@@ -360,7 +360,10 @@ async def test_a_connection_that_was_closed_before_is_not_used(data: bytes) -> N
         sock = connections[0].writer.get_extra_info("socket")
         client_sock = client.writer.get_extra_info("socket")
         # Both before the proxy's loop runs again. The kernel has the FIN before the request.
-        with socket.socket(fileno=socket.dup(sock.fileno())) as own, socket.socket(fileno=socket.dup(client_sock.fileno())) as mine:
+        with (
+            socket.socket(fileno=socket.dup(sock.fileno())) as own,
+            socket.socket(fileno=socket.dup(client_sock.fileno())) as mine,
+        ):
             own.shutdown(socket.SHUT_WR)
             mine.send(data)
         assert (await client.response()).status == 200
@@ -391,7 +394,10 @@ async def test_bytes_on_an_idle_connection_cost_it(data: bytes) -> None:
         client = await proxy.client()
         assert (await client.get()).status == 200
         sock, mine = connections[0].writer.get_extra_info("socket"), client.writer.get_extra_info("socket")
-        with socket.socket(fileno=socket.dup(sock.fileno())) as one, socket.socket(fileno=socket.dup(mine.fileno())) as two:
+        with (
+            socket.socket(fileno=socket.dup(sock.fileno())) as one,
+            socket.socket(fileno=socket.dup(mine.fileno())) as two,
+        ):
             one.send(evil)
             two.send(data)
         got = await client.response()
@@ -587,5 +593,3 @@ async def test_an_upstream_that_answers_and_reads_no_more() -> None:
         await task
         await until(lambda: not proxy.upstream_connections)
         released.set()
-
-

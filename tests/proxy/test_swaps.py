@@ -188,7 +188,9 @@ def view(snapshot: Snapshot) -> list[object]:
     return found
 
 
-@given(st.lists(st.integers(0, 10**9).flatmap(lambda n: tables(f"t{n}")), min_size=2, max_size=5, unique_by=lambda t: t.id))
+@given(
+    st.lists(st.integers(0, 10**9).flatmap(lambda n: tables(f"t{n}")), min_size=2, max_size=5, unique_by=lambda t: t.id)
+)
 def test_link_delta_is_link(sequence: list[RoutingTable]) -> None:
     live = runtime()
     snapshot = live.link(sequence[0])

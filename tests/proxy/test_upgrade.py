@@ -166,7 +166,10 @@ async def test_the_body_of_a_request_that_asks_for_a_switch(framing: str, step: 
     if framing == "chunked" and start.endswith(b"1.0"):
         pytest.skip("refused")
     smuggled = b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n"
-    head = start + b"\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings, keep-alive\r\nUpgrade: h2c\r\nHTTP2-Settings: AA\r\n"
+    head = (
+        start
+        + b"\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings, keep-alive\r\nUpgrade: h2c\r\nHTTP2-Settings: AA\r\n"
+    )
     if framing == "length":
         data = head + b"Content-Length: %d\r\n\r\n" % len(smuggled) + smuggled
     else:
