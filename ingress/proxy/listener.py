@@ -546,7 +546,8 @@ class ClientConnection(RequestHandler):
         self._resume(_UPSTREAM)
         if not exchange.keep_alive:
             self._active = None
-            self._finish_connection(unread=not exchange.body_complete or self._failed)
+            more = self._pending or self._backlog or self._read_pauses  # a pipeline: its rest may be in the socket
+            self._finish_connection(unread=bool(more) or not exchange.body_complete or self._failed)
             return
         if not exchange.body_complete:
             self._discarding = True  # the rest of the body is read before the next request
