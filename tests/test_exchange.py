@@ -21,7 +21,7 @@ def test_nothing_is_shared_between_two() -> None:
     one.fields.append((b"X", b"y"))
     assert two.fields == []
     assert one != two
-    assert one == one  # noqa: PLR0124
+    assert one == one
     assert len({one, two}) == 2  # by identity
 
 

@@ -416,7 +416,11 @@ class ClientConnection(RequestHandler):
             raise _Refused(Reason.BAD_REQUEST)
         exchange.body_complete = exchange.body_framing == BodyFraming.NONE
         self._pending.append(exchange)
-        if not exchange.body_complete and parser.should_upgrade() and (exchange.content_length or exchange.body_framing == 2):
+        if (
+            not exchange.body_complete
+            and parser.should_upgrade()
+            and (exchange.content_length or exchange.body_framing == 2)
+        ):
             # httptools takes what follows for the new protocol's bytes, but it's a body; the wish may be ignored (RFC 9110 section 7.8).
             exchange.upgrade = b""
             self._resumed = exchange
@@ -777,7 +781,9 @@ class ClientConnection(RequestHandler):
         if touched or not self._seen:
             self._seen = now
         silent_s = now - self._seen
-        if self._writing_paused or transport.get_write_buffer_size():  # also the rest of what is answered or closed already
+        if (
+            self._writing_paused or transport.get_write_buffer_size()
+        ):  # also the rest of what is answered or closed already
             self._sweep_slow_reader(transport, now, silent_s)
             return
         if self._tunnel is not None:

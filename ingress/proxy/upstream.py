@@ -349,7 +349,9 @@ class UpstreamConnection(asyncio.Protocol):
                 self._fail(Reason.UPSTREAM_PROTOCOL, str(error))
         if self._complete and self.exchange is exchange:
             if exchange.method == b"HEAD" and (data.count(b"\r\n\r\n") != 1 or data[-4:] != b"\r\n\r\n"):
-                self._keep_alive = False  # something stands behind the head: the body that must not come, or its beginning
+                self._keep_alive = (
+                    False  # something stands behind the head: the body that must not come, or its beginning
+                )
             self._end(exchange)
         elif not self._in_body and self.exchange is not None:
             self._head_bytes += len(data)

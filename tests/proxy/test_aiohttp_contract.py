@@ -7,7 +7,7 @@ import pytest
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
-from tests.proxy.support import one_backend, reply, response
+from tests.proxy.support import one_backend, reply, response, until
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 
@@ -63,7 +63,7 @@ class Spy(RequestHandler):
     def close(self) -> None:
         self.calls.append("close")
 
-    async def shutdown(self, timeout: float | None = 15.0) -> None:
+    async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109 - aiohttp's signature
         self.calls.append("shutdown")
 
 
@@ -138,8 +138,7 @@ async def test_closing_waits_for_the_request_under_way() -> None:
     async with one_backend(slow) as (proxy, backend):
         client = await proxy.client()
         await client.send(GET)
-        while not backend.requests:
-            await asyncio.sleep(0.002)
+        await until(lambda: backend.requests)
         (connection,) = proxy.plane.client_connections
         assert not connection.idle
         connection.close()

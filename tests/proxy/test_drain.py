@@ -98,6 +98,7 @@ async def test_requests_under_way_finish() -> None:
             got = await client.response()
             assert (got.body, got.values("Connection")) == (b"done", [b"close"])
             assert await client.closed()
+            client.close()
         assert await drain
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -107,7 +108,7 @@ cuts = st.lists(st.integers(0, 400), max_size=6)
 
 def cut(data: bytes, places: list[int]) -> list[bytes]:
     edges = sorted({0, len(data), *(place for place in places if place < len(data))})
-    return [data[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    return [data[a:b] for a, b in pairwise(edges)]
 
 
 async def quiet(proxy: Proxy) -> None:
