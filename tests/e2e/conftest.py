@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.support import Pods, Serve
+from tests.e2e.support import Pods, Serve, close_connections
 
 
 @pytest.fixture(scope="session")
@@ -21,6 +21,12 @@ def folder(tmp_path: Path) -> Path:
     place = tmp_path / "manifests"
     place.mkdir()
     return place
+
+
+@pytest.fixture(autouse=True)
+def no_connection_left() -> Iterator[None]:
+    yield
+    close_connections()
 
 
 @pytest.fixture

@@ -320,11 +320,27 @@ class Answer:
 Address = tuple[str, int]
 
 
+def listen_text(address: Address) -> str:
+    """As options want it."""
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+_open: "set[Connection]" = set()
+
+
+def close_connections() -> None:
+    """Those that a test left open."""
+    while _open:
+        _open.pop().close()
+
+
 class Connection:
     """One client connection, kept alive. Errors are raised, nothing is sent twice."""
 
     def __init__(self, address: Address, source: str | None = None, timeout_s: float = PATIENCE_S) -> None:
         self.sock = socket.create_connection(address, timeout=timeout_s, source_address=(source, 0) if source else None)
+        _open.add(self)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def send(
@@ -364,6 +380,7 @@ class Connection:
             return True
 
     def close(self) -> None:
+        _open.discard(self)
         self.sock.close()
 
     def __enter__(self) -> Self:
@@ -597,7 +614,7 @@ class Serve(Program):
         arguments = ["serve", "--workers", str(workers)]
         for place in self.folders:
             arguments += ["--manifests", str(place)]
-        arguments += ["--http-address", "%s:%d" % self.http, "--admin-address", "%s:%d" % self.admin]
+        arguments += ["--http-address", listen_text(self.http), "--admin-address", listen_text(self.admin)]
         first = self.folders[0]
         super().__init__(outputs or first.parent / f"{first.name}.output", *arguments, *options, env=env)
         if wait_ready:

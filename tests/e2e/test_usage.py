@@ -14,6 +14,7 @@ from tests.e2e.support import (
     fetch,
     free_port,
     ingress,
+    listen_text,
     path,
     program,
     replace,
@@ -131,7 +132,7 @@ def test_busy_port(tmp_path, flag, workers):
 def test_http_port_of_another_controller(folder, serve, first, second):
     """Both use SO_REUSEPORT: without care they would share the connections."""
     running = serve(workers=first)
-    taken = "%s:%d" % running.http
+    taken = listen_text(running.http)
     line = refused(
         "serve",
         "--manifests",
@@ -149,7 +150,7 @@ def test_http_port_of_another_controller(folder, serve, first, second):
 
 def test_admin_port_of_another_controller(folder, serve):
     running = serve(workers=1)
-    taken = "%s:%d" % running.admin
+    taken = listen_text(running.admin)
     line = refused(
         "serve", "--manifests", str(folder), "--http-address", f"{LISTEN}:{free_port()}", "--admin-address", taken
     )
@@ -205,7 +206,7 @@ def test_environment_instead_of_options(pods, folder, tmp_path):
         except OSError:
             return False
 
-    with Program(tmp_path, "serve", "--admin-address", "%s:%d" % admin, env=env):
+    with Program(tmp_path, "serve", "--admin-address", listen_text(admin), env=env):
         eventually(ready)
         for text in (first, second):
             host, _, port = text.partition(":")
