@@ -473,6 +473,15 @@ def test_unknown_names(prefix: str, name: str, hint: str) -> None:
     assert hint in verdict.message
 
 
+def test_names_are_given_in_full_and_values_are_cut() -> None:
+    key = OWN + "x" * 200
+    result = compiled(ingress("i" * 253, rule("a.test"), namespace="n" * 63, annotations={key: "v" * 5000}))
+    verdict = next(v for v in result.verdicts if v.field.startswith("metadata"))
+    assert verdict.object == f"Ingress {'n' * 63}/{'i' * 253}"
+    assert verdict.field == f"metadata.annotations[{key}]"
+    assert len(verdict.value) == 100
+
+
 def test_thousands_of_unknown_names_are_all_said() -> None:
     result = annotated({f"load-balanc{i}": "x" for i in range(2000)})
     assert len(result.verdicts) == 2000

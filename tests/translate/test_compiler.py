@@ -163,6 +163,22 @@ def test_the_catch_all_changes_hands() -> None:
     assert compiler_.compile(state, changed).table.default == own
 
 
+def test_nothing_is_remembered_of_what_is_gone(state: ClusterState) -> None:
+    compiler_ = Compiler(TranslateSettings())
+    more = [
+        ingress("e", rule("e.test", path("/", "ext"))),
+        service("ext", type="ExternalName", externalName="x.example.com"),
+        ingress("all", defaultBackend=backend("gone")),
+        ingress("lost", rule("h0.test", path("/0", "svc-1")), created="2026-01-01T00:00:00Z"),
+        ingress("odd", rule("a.test"), cls="nowhere"),
+    ]
+    compiler_.compile(edited(state, *more)[0], None)
+    empty = compiler_.compile(ClusterState(), None)
+    assert empty == compile_table(ClusterState(), TranslateSettings())
+    left = {name: value for name, value in vars(compiler_._memory).items() if isinstance(value, dict) and value}
+    assert left == {}
+
+
 def test_the_id_depends_on_content_alone(state: ClusterState) -> None:
     one = compile_table(state, TranslateSettings()).table
     two = compile_table(state_of(reversed(objects())), TranslateSettings()).table
