@@ -23,6 +23,9 @@ class BodyFraming(enum.IntEnum):
     CHUNKED = 2  # until the sender says so; HTTP/2 bodies without content-length too
 
 
+NO_BODY, LENGTH, CHUNKED = BodyFraming  # an enum's attribute costs more than a comparison is worth
+
+
 class Downstream(Protocol):
     """What the forwarder may ask of the protocol that carries an exchange. All synchronous; bytes are buffered by the transport.
 

@@ -6,7 +6,7 @@ Sources: RFC 9110 section 7.6.1 (hop-by-hop), RFC 9112 sections 6 and 7 (framing
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 
-from ingress.exchange import BodyFraming, Exchange, Field
+from ingress.exchange import LENGTH, Exchange, Field
 
 # What to do with a request field. Plain integers: compared once per field of every request.
 PASS = 0
@@ -187,7 +187,7 @@ def request_head(exchange: Exchange) -> bytes:
         parts += (name, b": ", value, b"\r\n")
     framing = exchange.body_framing
     if framing:
-        if framing == 1:
+        if framing == LENGTH:
             parts.append(b"Content-Length: %d\r\n" % exchange.content_length)
         else:
             parts.append(b"Transfer-Encoding: chunked\r\n")
@@ -196,21 +196,6 @@ def request_head(exchange: Exchange) -> bytes:
     if exchange.expects_continue:
         parts.append(b"Expect: 100-continue\r\n")
     parts.append(b"\r\n")
-    return b"".join(parts)
-
-
-def response_head(
-    start: bytes, fields: Sequence[Field], framing: BodyFraming, content_length: int, connection: bytes
-) -> bytes:
-    """`connection` is empty or a whole `Connection: …` line; `content_length` -1 leaves the field out."""
-    parts = [start]
-    for name, value in fields:
-        parts += (name, b": ", value, b"\r\n")
-    if framing == 2:
-        parts.append(b"Transfer-Encoding: chunked\r\n")
-    elif content_length >= 0:
-        parts.append(b"Content-Length: %d\r\n" % content_length)
-    parts += (connection, b"\r\n")
     return b"".join(parts)
 
 

@@ -19,7 +19,7 @@ from aiohttp.web_protocol import RequestHandler
 
 from ingress.config import ProxySettings
 from ingress.errors import Reason
-from ingress.exchange import BodyFraming, Exchange, Field
+from ingress.exchange import CHUNKED, LENGTH, NO_BODY, BodyFraming, Exchange, Field
 from ingress.proxy.forward import Forwarder
 from ingress.proxy.http1 import (
     CONNECTION,
@@ -37,7 +37,6 @@ from ingress.proxy.http1 import (
     connection_options,
     forwarded_block,
     last_chunk,
-    response_head,
     response_start,
 )
 from ingress.proxy.upstream import UpstreamConnection
@@ -61,9 +60,8 @@ _PIPELINE = 1  # enough requests are queued, or what follows may be another prot
 _UPSTREAM = 2  # the endpoint takes the body more slowly
 _TUNNEL = 4
 
-_CLOSE = b"Connection: close\r\n"
-_KEEP_ALIVE = b"Connection: keep-alive\r\n"
 _WRITE_HIGH_WATER = 262144
+_JOIN_BYTES = 8192
 
 
 class ConnectionHost(Protocol):
@@ -105,7 +103,6 @@ class ClientConnection(RequestHandler):
         "_pending",
         "_read_pauses",
         "_requests",
-        "_response_open",
         "_seen",
         "_settings",
         "_slice",
@@ -146,7 +143,6 @@ class ClientConnection(RequestHandler):
         self._out: list[bytes] = []
         self._chunked_response = False
         self._close_delimited = False
-        self._response_open = False
         self._writing_paused = False
         self._discarding = False  # answered before its body was complete: the rest is read and dropped
         self._half_closed = False
@@ -294,14 +290,12 @@ class ClientConnection(RequestHandler):
         if len(self._pending) >= _PIPELINE_LIMIT:
             self._pause(_PIPELINE)
 
-    def on_message_begin(self) -> None:
-        self._in_head = True
-        self._fed = 0
-        self._uri = b""
-        self._parsed_fields = []
-
     def on_url(self, url: bytes) -> None:
-        self._uri += url
+        if self._in_head:
+            self._uri += url
+        else:
+            self._in_head = True
+            self._uri = url
 
     def on_header(self, name: bytes, value: bytes) -> None:
         action = REQUEST_FIELDS[name]
@@ -325,9 +319,11 @@ class ClientConnection(RequestHandler):
         exchange.keep_alive = parser.should_keep_alive()
         # get_http_version() formats a string: look at the bytes where the head is all in this segment.
         at = len(method) + len(uri) + 2
-        if self._fed or not self._at_start or self._slice[at : at + 10] != b"HTTP/1.1\r\n":
+        fed = self._fed  # before this segment
+        if fed or not self._at_start or self._slice[at : at + 10] != b"HTTP/1.1\r\n":
             exchange.version = 11 if parser.get_http_version() == "1.1" else 10
         self._at_start = False
+        self._fed = 0
         hosts = 0
         options: list[bytes] | None = None
         for action, _, value in special:
@@ -339,12 +335,12 @@ class ClientConnection(RequestHandler):
                     options = []
                 options.append(value)
             elif action == CONTENT_LENGTH:
-                exchange.body_framing = BodyFraming.LENGTH
+                exchange.body_framing = LENGTH
                 exchange.content_length = int(value)  # llhttp: digits, once, never with Transfer-Encoding
             elif action == TRANSFER_ENCODING:
                 if value.strip().lower() != b"chunked" or exchange.version == 10:
                     raise _Refused(Reason.BAD_REQUEST)
-                exchange.body_framing = BodyFraming.CHUNKED
+                exchange.body_framing = CHUNKED
             elif action == REQUEST_ID:
                 if value and len(value) <= 128 and value.isascii():
                     exchange.request_id = value
@@ -372,11 +368,11 @@ class ClientConnection(RequestHandler):
             if hosts or exchange.version != 10:
                 raise _Refused(Reason.BAD_REQUEST)
             exchange.authority = b"_"
-        if self._fed + len(self._slice) > self._settings.header_line_limit_bytes or len(fields) > 64:
+        if fed + len(self._slice) > self._settings.header_line_limit_bytes or len(fields) > 64:
             self._check_limits(exchange, special)
         if b"#" in uri:
             raise _Refused(Reason.BAD_REQUEST)
-        exchange.body_complete = exchange.body_framing == BodyFraming.NONE
+        exchange.body_complete = exchange.body_framing == NO_BODY
         self._building = exchange
         self._pending.append(exchange)
 
@@ -482,7 +478,7 @@ class ClientConnection(RequestHandler):
         """Hand the next request to the forwarder. It may be answered before this returns."""
         exchange = self._active = self._pending.popleft()
         self._requests += 1
-        self._chunked_response = self._close_delimited = self._response_open = False
+        self._chunked_response = self._close_delimited = False
         if exchange.expects_continue and not exchange.body_bytes:
             self._continue_due = -1.0
         self._forwarder.handle(exchange)
@@ -577,17 +573,13 @@ class ClientConnection(RequestHandler):
         framing: BodyFraming,
         content_length: int,
     ) -> None:
-        self._response_open = True
-        if exchange.set_cookie:
-            fields = [*fields, (b"Set-Cookie", exchange.set_cookie)]
-        if framing == 2:
+        if framing == CHUNKED:
             if exchange.version == 10:
-                framing = BodyFraming.NONE
+                framing = NO_BODY
                 self._close_delimited = True
                 exchange.keep_alive = False
             else:
                 self._chunked_response = True
-        connection = b""
         if self._requests >= self._settings.keepalive_requests or self._forwarder_host.draining:
             exchange.keep_alive = False
         if self._continue_due:
@@ -595,11 +587,21 @@ class ClientConnection(RequestHandler):
             self._continue_due = 0.0
             if not exchange.body_complete:
                 exchange.keep_alive = False
+        parts = [response_start(status, reason)]
+        for name, value in fields:
+            parts += (name, b": ", value, b"\r\n")
+        if exchange.set_cookie:
+            parts += (b"Set-Cookie: ", exchange.set_cookie, b"\r\n")
+        if framing == CHUNKED:
+            parts.append(b"Transfer-Encoding: chunked\r\n")
+        elif content_length >= 0:
+            parts.append(b"Content-Length: %d\r\n" % content_length)
         if not exchange.keep_alive:
-            connection = _CLOSE
+            parts.append(b"Connection: close\r\n")
         elif exchange.version == 10:
-            connection = _KEEP_ALIVE
-        self._out.append(response_head(response_start(status, reason), fields, framing, content_length, connection))
+            parts.append(b"Connection: keep-alive\r\n")
+        parts.append(b"\r\n")
+        self._out.append(b"".join(parts))
 
     def respond_body(self, exchange: Exchange, chunk: bytes) -> None:
         if self._chunked_response:
@@ -610,8 +612,16 @@ class ClientConnection(RequestHandler):
     def respond_end(self, exchange: Exchange, trailers: Sequence[Field]) -> None:
         if self._chunked_response:
             self._out.append(last_chunk(trailers))
-        self._response_open = False
-        self._done(exchange)
+        if (
+            exchange is self._active
+            and exchange.keep_alive
+            and exchange.body_complete
+            and not self._pending
+            and not self._read_pauses
+        ):
+            self._active = None  # nearly always: wait for the next request
+        else:
+            self._done(exchange)
 
     def respond_abort(self, exchange: Exchange) -> None:
         """A response cut short must look so: no last chunk, fewer bytes than announced; a reset where only the close would end it."""
@@ -633,6 +643,8 @@ class ClientConnection(RequestHandler):
             if transport is not None:
                 if len(out) == 1:
                     transport.write(out[0])
+                elif len(out[-1]) <= _JOIN_BYTES:
+                    transport.write(b"".join(out))  # copying a little is cheaper than a vectored write
                 else:
                     transport.writelines(out)
                 self._out = []
@@ -652,9 +664,10 @@ class ClientConnection(RequestHandler):
     def respond_upgrade(
         self, exchange: Exchange, reason: bytes, fields: Sequence[Field], upstream: UpstreamConnection, early: bytes
     ) -> None:
-        self._out.append(
-            response_head(response_start(101, reason), fields, BodyFraming.NONE, -1, b"Connection: upgrade\r\n")
-        )
+        self._out.append(response_start(101, reason))
+        for name, value in fields:
+            self._out += (name, b": ", value, b"\r\n")
+        self._out.append(b"Connection: upgrade\r\n\r\n")
         if early:
             exchange.response_bytes += len(early)
             self._out.append(early)

@@ -14,7 +14,7 @@ import httptools
 from ingress.balancing.base import EndpointState
 from ingress.config import ProxySettings
 from ingress.errors import ProxyError, Reason
-from ingress.exchange import BodyFraming, Exchange, Field
+from ingress.exchange import CHUNKED, LENGTH, NO_BODY, Exchange, Field
 from ingress.metrics import WorkerMetrics
 from ingress.proxy.http1 import (
     CONNECTION,
@@ -29,6 +29,7 @@ from ingress.proxy.http1 import (
     connection_tokens,
     last_chunk,
     reason_phrase,
+    request_head,
 )
 from ingress.proxy.httpdate import http_date
 
@@ -37,6 +38,7 @@ _log = logging.getLogger(__name__)
 # Past this much of a body of known length, bytes are relayed without parsing: a copy less per segment.
 _BYPASS_BYTES = 32768
 _FIELD_LIMIT = 256
+_KEEP_ALIVE = frozenset((b"keep-alive", b"Keep-Alive"))
 _HEAD_LIMIT_BYTES = 131072  # of a response; far above nginx's 4k proxy_buffer_size, whose 502s users complain about
 
 
@@ -48,7 +50,7 @@ class Forwarding(Protocol):
 
     def upstream_failed(self, exchange: Exchange, connection: "UpstreamConnection", error: ProxyError) -> None: ...
 
-    def response_ended(self, exchange: Exchange, connection: "UpstreamConnection") -> None: ...
+    def response_ended(self, exchange: Exchange) -> None: ...
 
     def upgraded(self, exchange: Exchange, connection: "UpstreamConnection") -> None: ...
 
@@ -139,6 +141,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_created",
         "_date_seen",
         "_fields",
+        "_forwarder",
         "_head_bytes",
         "_in_body",
         "_keep_alive",
@@ -151,6 +154,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_transfer_encoding",
         "_tunnel",
         "_unsent",
+        "_unusual",
         "_upgrade",
         "_writing_paused",
         "closed",
@@ -164,6 +168,7 @@ class UpstreamConnection(asyncio.Protocol):
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
         self._context = pool.context
+        self._forwarder = pool.context.forwarder
         self.transport: asyncio.Transport | None = None
         self.exchange: Exchange | None = None
         self.requests = 0
@@ -179,13 +184,21 @@ class UpstreamConnection(asyncio.Protocol):
         self._created = 0.0
         self._unsent = 0  # write buffer at the last sweep
         self._keep_alive = False
+        self._unusual = True  # fields that most responses leave alone were set
         self._reset()
 
     def _reset(self) -> None:
+        """Ready for the next response's head."""
         self._fields: list[Field] = []
         self._reason = b""
         self._content_length = -1
-        self._chunked = self._transfer_encoding = self._date_seen = self._in_body = self._complete = False
+        self._date_seen = self._in_body = self._complete = False
+        if self._unusual:
+            self._unusual = False
+            self._clear_unusual()
+
+    def _clear_unusual(self) -> None:
+        self._chunked = self._transfer_encoding = False
         self._options: list[bytes] | None = None
         self._upgrade = b""
         self._head_bytes = 0
@@ -262,9 +275,10 @@ class UpstreamConnection(asyncio.Protocol):
 
     # ---- request ------------------------------------------------------------------------------------------------
 
-    def send_head(self, exchange: Exchange, head: bytes) -> None:
-        """Begin an exchange; a body kept so far goes out behind the head."""
+    def send(self, exchange: Exchange) -> None:
+        """Begin an exchange: its head, and what there is of its body."""
         self.exchange = exchange
+        exchange.upstream_connection = self
         if self.requests:
             self._context.metrics.upstream_connections_reused += 1
         self.requests += 1
@@ -272,11 +286,11 @@ class UpstreamConnection(asyncio.Protocol):
         transport = self.transport
         assert transport is not None
         if not exchange.body_framing:
-            transport.write(head)
+            transport.write(request_head(exchange))
             return
+        parts = [request_head(exchange)]
         body = exchange.body or ()
-        parts = [head]
-        if exchange.body_framing == BodyFraming.CHUNKED:
+        if exchange.body_framing == CHUNKED:
             for chunk in body:
                 parts += (b"%x\r\n" % len(chunk), chunk, b"\r\n")
             if exchange.body_complete:
@@ -289,7 +303,7 @@ class UpstreamConnection(asyncio.Protocol):
         transport = self.transport
         if transport is None:
             return  # connection_lost is on its way to the forwarder, or was there
-        if exchange.body_framing == BodyFraming.CHUNKED:
+        if exchange.body_framing == CHUNKED:
             transport.writelines((b"%x\r\n" % len(chunk), chunk, b"\r\n"))
         else:
             transport.write(chunk)
@@ -297,7 +311,7 @@ class UpstreamConnection(asyncio.Protocol):
             exchange.downstream.pause_request_body()
 
     def send_end(self, exchange: Exchange) -> None:
-        if exchange.body_framing == BodyFraming.CHUNKED and self.transport is not None:
+        if exchange.body_framing == CHUNKED and self.transport is not None:
             self.transport.write(last_chunk(exchange.trailers))
 
     def pause_writing(self) -> None:
@@ -347,6 +361,7 @@ class UpstreamConnection(asyncio.Protocol):
         if self._complete:
             self._end(exchange)
         elif not self._in_body and self.exchange is not None:
+            self._unusual = True
             self._head_bytes += len(data)
             if self._head_bytes > _HEAD_LIMIT_BYTES:
                 self._fail(Reason.UPSTREAM_PROTOCOL, f"response head larger than {_HEAD_LIMIT_BYTES} bytes")
@@ -390,13 +405,17 @@ class UpstreamConnection(asyncio.Protocol):
             self._date_seen = True
             self._fields.append((name, value))
         elif action == TRANSFER_ENCODING:
-            self._transfer_encoding = True
+            self._unusual = self._transfer_encoding = True
             self._chunked = value.strip().lower() == b"chunked"
         elif action == CONNECTION:
+            if value in _KEEP_ALIVE:
+                return
+            self._unusual = True
             if self._options is None:
                 self._options = []
             self._options.append(value)
         elif action == UPGRADE:
+            self._unusual = True
             self._upgrade = value
 
     def on_headers_complete(self) -> None:
@@ -423,7 +442,7 @@ class UpstreamConnection(asyncio.Protocol):
         if len(fields) > _FIELD_LIMIT:
             raise _Protocol("too many header fields")
         self._in_body = True
-        if not self._context.forwarder.response_started(exchange, self, status):
+        if not self._forwarder.response_started(exchange, self, status):
             return
         self._fields = []
         if not self._date_seen:
@@ -432,17 +451,17 @@ class UpstreamConnection(asyncio.Protocol):
         length = self._content_length
         downstream = exchange.downstream
         if exchange.method == b"HEAD":
-            downstream.respond_head(exchange, status, reason, fields, BodyFraming.NONE, length)
+            downstream.respond_head(exchange, status, reason, fields, NO_BODY, length)
             # llhttp would wait for the body that Content-Length announces.
             self._parser = httptools.HttpResponseParser(self)
             self._keep_alive = keep_alive or (length < 0 and not self._options_close())
             self._complete = True
         elif status in (204, 304):
-            downstream.respond_head(exchange, status, reason, fields, BodyFraming.NONE, length if status == 304 else -1)
+            downstream.respond_head(exchange, status, reason, fields, NO_BODY, length if status == 304 else -1)
         elif length >= 0:
-            downstream.respond_head(exchange, status, reason, fields, BodyFraming.LENGTH, length)
+            downstream.respond_head(exchange, status, reason, fields, LENGTH, length)
         else:
-            downstream.respond_head(exchange, status, reason, fields, BodyFraming.CHUNKED, -1)
+            downstream.respond_head(exchange, status, reason, fields, CHUNKED, -1)
 
     def _options_close(self) -> bool:
         return b"close" in connection_tokens(self._options or ())
@@ -463,18 +482,16 @@ class UpstreamConnection(asyncio.Protocol):
             self._complete = True
 
     def _end(self, exchange: Exchange) -> None:
+        """The response is complete: the connection goes back to its pool if it can carry another exchange."""
         trailers = [f for f in self._fields if TRAILER_FIELDS[f[0]] == PASS] if self._fields else ()
         self.exchange = None
         self._reset()
-        self._context.forwarder.response_ended(exchange, self)
-        exchange.downstream.respond_end(exchange, trailers)
-
-    def finished(self, request_complete: bool) -> None:
-        """The exchange is over: back to the pool, or closed when the connection can't carry another."""
-        if request_complete and self._keep_alive and not self.closed:
+        self._forwarder.response_ended(exchange)
+        if exchange.body_complete and self._keep_alive and not self.closed:
             self.pool.release(self)
         else:
             self.close()
+        exchange.downstream.respond_end(exchange, trailers)
 
     def _switched(self, early: bytes) -> None:
         exchange = self.exchange
@@ -485,7 +502,7 @@ class UpstreamConnection(asyncio.Protocol):
             return
         fields, reason = self._fields, self._reason
         self.exchange = None
-        self._context.forwarder.upgraded(exchange, self)
+        self._forwarder.upgraded(exchange, self)
         exchange.downstream.respond_upgrade(exchange, reason, fields, self, early)
 
     def _fail(self, reason: Reason, detail: str) -> None:
@@ -493,7 +510,7 @@ class UpstreamConnection(asyncio.Protocol):
         if exchange is None:
             return
         self.abort()
-        self._context.forwarder.upstream_failed(exchange, self, ProxyError(reason, detail))
+        self._forwarder.upstream_failed(exchange, self, ProxyError(reason, detail))
 
     def detach(self) -> None:
         """The exchange ends without this connection (client gone, or the answer was rejected): it can't be used again."""

@@ -216,7 +216,8 @@ def test_any_text_is_parsed_or_refused(text: str) -> None:
         try:
             parser(text)
         except ParseError as error:
-            assert error.line >= 0 and error.column >= 0
+            assert error.line >= 0
+            assert error.column >= 0
 
 
 @given(st.text(alphabet="ab:-?[]{}&*!|>'\"%#,\n <~", max_size=60))
