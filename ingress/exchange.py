@@ -5,7 +5,7 @@ exist once, and a protocol only reads and writes. Sans-IO: no asyncio, no clock.
 """
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -15,6 +15,30 @@ from ingress.errors import Reason
 
 Field = tuple[bytes, bytes]
 """Name as received and value without surrounding white space."""
+
+FieldPieces = list[bytes]
+"""Fields as HTTP/1.1 writes them, in pieces: name, `: `, value, CRLF, name, … To relay them is one join; who wants to look inside
+uses `iter_fields`. Measured: half the cost of pairs, which is a tenth of a request."""
+
+COLON, CRLF = b": ", b"\r\n"
+
+
+def iter_fields(pieces: FieldPieces) -> Iterator[Field]:
+    """The pairs in `pieces`, in order."""
+    return zip(pieces[::4], pieces[2::4], strict=True)
+
+
+def field_pieces(fields: Iterable[Field]) -> FieldPieces:
+    """The inverse of `iter_fields`."""
+    pieces: FieldPieces = []
+    for name, value in fields:
+        pieces += (name, COLON, value, CRLF)
+    return pieces
+
+
+def without_fields(pieces: FieldPieces, names: Container[bytes]) -> FieldPieces:
+    """Less the fields whose lower-case name is in `names`."""
+    return field_pieces(f for f in iter_fields(pieces) if f[0].lower() not in names)
 
 
 class BodyFraming(enum.IntEnum):
@@ -33,16 +57,14 @@ class Downstream(Protocol):
     `respond_abort`; or `respond_upgrade` instead. `flush` sends what has been gathered since the last one.
     """
 
-    def respond_informational(
-        self, exchange: "Exchange", status: int, reason: bytes, fields: Sequence[Field]
-    ) -> None: ...
+    def respond_informational(self, exchange: "Exchange", status: int, reason: bytes, fields: FieldPieces) -> None: ...
 
     def respond_head(
         self,
         exchange: "Exchange",
         status: int,
         reason: bytes,
-        fields: Sequence[Field],
+        fields: FieldPieces,
         framing: BodyFraming,
         content_length: int,
     ) -> None:
@@ -57,7 +79,7 @@ class Downstream(Protocol):
         """The response can't be completed: the client must not take it for a complete one."""
 
     def respond_upgrade(
-        self, exchange: "Exchange", reason: bytes, fields: Sequence[Field], upstream: Any, early: bytes
+        self, exchange: "Exchange", reason: bytes, fields: FieldPieces, upstream: Any, early: bytes
     ) -> None:
         """101 came back: relay bytes both ways between this connection and `upstream`, beginning with `early`."""
 
@@ -86,7 +108,7 @@ class Exchange(msgspec.Struct, eq=False):
     version: int = 11  # 10, 11, 20
     authority: bytes = b""  # Host as received, or :authority
     host: bytes = b""  # lower case, without port
-    fields: list[Field] = []  # end-to-end request fields
+    fields: FieldPieces = []  # end-to-end request fields
     trailers: Sequence[Field] = ()
     keep_alive: bool = True
     upgrade: bytes = b""  # value of Upgrade when the client asked for a switch
@@ -120,7 +142,7 @@ class Exchange(msgspec.Struct, eq=False):
 
     def header(self, name: bytes) -> bytes | None:
         """First value of a request field; `name` in lower case. `host` is answered too, though it isn't in `fields`."""
-        for field_name, value in self.fields:
+        for field_name, value in iter_fields(self.fields):
             if len(field_name) == len(name) and field_name.lower() == name:
                 return value
         if name == b"host":
@@ -129,13 +151,15 @@ class Exchange(msgspec.Struct, eq=False):
 
     def header_values(self, name: bytes) -> list[bytes]:
         return [
-            value for field_name, value in self.fields if len(field_name) == len(name) and field_name.lower() == name
+            value
+            for field_name, value in iter_fields(self.fields)
+            if len(field_name) == len(name) and field_name.lower() == name
         ]
 
     def head_length(self) -> int:
         """Bytes of the request line and the fields, as HTTP/1.1 writes them (less the fields that stay at this hop)."""
         line = len(self.method) + len(self.target) + 12
-        return line + sum(len(name) + len(value) + 4 for name, value in self.fields) + len(self.authority) + 10
+        return line + sum(map(len, self.fields)) + len(self.authority) + 10
 
     def __repr__(self) -> str:
         return f"<Exchange {self.method!r} {self.authority!r} {self.target!r} status={self.status} attempts={self.attempts}>"

@@ -182,9 +182,8 @@ def request_head(exchange: Exchange) -> bytes:
         b"\r\nX-Forwarded-Host: ",
         authority,
         exchange.forwarded,
+        *exchange.fields,
     ]
-    for name, value in exchange.fields:
-        parts += (name, b": ", value, b"\r\n")
     framing = exchange.body_framing
     if framing:
         if framing == LENGTH:

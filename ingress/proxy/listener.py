@@ -19,7 +19,19 @@ from aiohttp.web_protocol import RequestHandler
 
 from ingress.config import ProxySettings
 from ingress.errors import Reason
-from ingress.exchange import CHUNKED, LENGTH, NO_BODY, BodyFraming, Exchange, Field
+from ingress.exchange import (
+    CHUNKED,
+    COLON,
+    CRLF,
+    LENGTH,
+    NO_BODY,
+    BodyFraming,
+    Exchange,
+    Field,
+    FieldPieces,
+    iter_fields,
+    without_fields,
+)
 from ingress.proxy.forward import Forwarder
 from ingress.proxy.http1 import (
     CONNECTION,
@@ -61,6 +73,7 @@ _UPSTREAM = 2  # the endpoint takes the body more slowly
 _TUNNEL = 4
 
 _WRITE_HIGH_WATER = 262144
+_HASH = ord("#")
 _JOIN_BYTES = 8192
 
 
@@ -128,7 +141,7 @@ class ClientConnection(RequestHandler):
         self._in_head = False
         self._at_start = False  # no request has begun before this segment
         self._uri = b""
-        self._parsed_fields: list[Field] = []
+        self._parsed_fields: FieldPieces = []
         self._special: list[tuple[int, bytes, bytes]] = []
         self._building: Exchange | None = None  # its body is still coming in
         self._fed = 0  # bytes since the last element that was complete: bounds what the parser may hold
@@ -300,7 +313,7 @@ class ClientConnection(RequestHandler):
     def on_header(self, name: bytes, value: bytes) -> None:
         action = REQUEST_FIELDS[name]
         if action == PASS:
-            self._parsed_fields.append((name, value))
+            self._parsed_fields += (name, COLON, value, CRLF)
         else:
             self._special.append((action, name, value))
 
@@ -349,15 +362,15 @@ class ClientConnection(RequestHandler):
             elif action == EXPECT:
                 exchange.expects_continue = exchange.version != 10 and value.strip().lower() == b"100-continue"
             elif action == FORWARDED_FOR:
-                fields.append((b"X-Original-Forwarded-For", value))
+                fields += (b"X-Original-Forwarded-For", COLON, value, CRLF)
             elif action == FORWARDED_HOST:
-                fields.append((b"X-Original-Forwarded-Host", value))
+                fields += (b"X-Original-Forwarded-Host", COLON, value, CRLF)
         if options is not None:
             named = connection_options(options)
             if b"upgrade" not in named:
                 exchange.upgrade = b""
             if named:
-                exchange.fields = [f for f in fields if f[0].lower() not in named]
+                exchange.fields = without_fields(fields, named)
         elif exchange.upgrade:
             exchange.upgrade = b""
         if exchange.version == 10:
@@ -368,9 +381,9 @@ class ClientConnection(RequestHandler):
             if hosts or exchange.version != 10:
                 raise _Refused(Reason.BAD_REQUEST)
             exchange.authority = b"_"
-        if fed + len(self._slice) > self._settings.header_line_limit_bytes or len(fields) > 64:
+        if fed + len(self._slice) > self._settings.header_line_limit_bytes or len(fields) > 256:
             self._check_limits(exchange, special)
-        if b"#" in uri:
+        if _HASH in uri:
             raise _Refused(Reason.BAD_REQUEST)
         exchange.body_complete = exchange.body_framing == NO_BODY
         self._building = exchange
@@ -395,7 +408,7 @@ class ClientConnection(RequestHandler):
         settings = self._settings
         if len(exchange.method) + len(self._uri) + 11 > settings.request_line_limit_bytes:
             raise _Refused(Reason.URI_TOO_LONG)
-        sizes = [len(name) + len(value) + 4 for name, value in exchange.fields]
+        sizes = [len(name) + len(value) + 4 for name, value in iter_fields(exchange.fields)]
         sizes += [len(name) + len(value) + 4 for _, name, value in special]
         if (
             len(sizes) > settings.header_count_limit
@@ -425,9 +438,9 @@ class ClientConnection(RequestHandler):
         if exchange is None:
             return
         if self._parsed_fields:
-            if len(self._parsed_fields) > self._settings.header_count_limit:
+            if len(self._parsed_fields) > 4 * self._settings.header_count_limit:
                 raise _Refused(Reason.HEADERS_TOO_LARGE)
-            exchange.trailers = [f for f in self._parsed_fields if TRAILER_FIELDS[f[0]] == PASS]
+            exchange.trailers = [f for f in iter_fields(self._parsed_fields) if TRAILER_FIELDS[f[0]] == PASS]
             self._parsed_fields = []
         self._special = []  # of a trailer section: none of them may come there
         if exchange.body_complete:
@@ -551,25 +564,21 @@ class ClientConnection(RequestHandler):
 
     # ---- Downstream ----------------------------------------------------------------------------------------------
 
-    def respond_informational(self, exchange: Exchange, status: int, reason: bytes, fields: Sequence[Field]) -> None:
+    def respond_informational(self, exchange: Exchange, status: int, reason: bytes, fields: FieldPieces) -> None:
         if exchange.version == 10 or exchange is not self._active:
             return
         if status == 100:
             if not self._continue_due:
                 return  # the client did not ask, or was told already
             self._continue_due = 0.0
-        parts = [b"HTTP/1.1 %d %b\r\n" % (status, reason)]
-        for name, value in fields:
-            parts += (name, b": ", value, b"\r\n")
-        parts.append(b"\r\n")
-        self._out += parts
+        self._out += (b"HTTP/1.1 %d %b\r\n" % (status, reason), *fields, CRLF)
 
     def respond_head(
         self,
         exchange: Exchange,
         status: int,
         reason: bytes,
-        fields: Sequence[Field],
+        fields: FieldPieces,
         framing: BodyFraming,
         content_length: int,
     ) -> None:
@@ -587,9 +596,7 @@ class ClientConnection(RequestHandler):
             self._continue_due = 0.0
             if not exchange.body_complete:
                 exchange.keep_alive = False
-        parts = [response_start(status, reason)]
-        for name, value in fields:
-            parts += (name, b": ", value, b"\r\n")
+        parts = [response_start(status, reason), *fields]
         if exchange.set_cookie:
             parts += (b"Set-Cookie: ", exchange.set_cookie, b"\r\n")
         if framing == CHUNKED:
@@ -662,12 +669,9 @@ class ClientConnection(RequestHandler):
     # ---- upgraded ------------------------------------------------------------------------------------------------
 
     def respond_upgrade(
-        self, exchange: Exchange, reason: bytes, fields: Sequence[Field], upstream: UpstreamConnection, early: bytes
+        self, exchange: Exchange, reason: bytes, fields: FieldPieces, upstream: UpstreamConnection, early: bytes
     ) -> None:
-        self._out.append(response_start(101, reason))
-        for name, value in fields:
-            self._out += (name, b": ", value, b"\r\n")
-        self._out.append(b"Connection: upgrade\r\n\r\n")
+        self._out += (response_start(101, reason), *fields, b"Connection: upgrade\r\n\r\n")
         if early:
             exchange.response_bytes += len(early)
             self._out.append(early)
@@ -796,7 +800,7 @@ class ClientConnection(RequestHandler):
         if self._continue_due < 0:
             self._continue_due = now + _CONTINUE_AFTER_S
         elif now > self._continue_due and not active.response_started:
-            self.respond_informational(active, 100, b"Continue", ())
+            self.respond_informational(active, 100, b"Continue", [])
             self.flush()
 
     # ---- what aiohttp's Server asks of a connection ----------------------------------------------------------------

@@ -14,7 +14,7 @@ import httptools
 from ingress.balancing.base import EndpointState
 from ingress.config import ProxySettings
 from ingress.errors import ProxyError, Reason
-from ingress.exchange import CHUNKED, LENGTH, NO_BODY, Exchange, Field
+from ingress.exchange import CHUNKED, COLON, CRLF, LENGTH, NO_BODY, Exchange, FieldPieces, iter_fields, without_fields
 from ingress.metrics import WorkerMetrics
 from ingress.proxy.http1 import (
     CONNECTION,
@@ -189,7 +189,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _reset(self) -> None:
         """Ready for the next response's head."""
-        self._fields: list[Field] = []
+        self._fields: FieldPieces = []
         self._reason = b""
         self._content_length = -1
         self._date_seen = self._in_body = self._complete = False
@@ -392,18 +392,18 @@ class UpstreamConnection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._in_body:
-            self._fields.append((name, value))  # trailers
-            if len(self._fields) > _FIELD_LIMIT:
+            self._fields += (name, COLON, value, CRLF)  # trailers
+            if len(self._fields) > 4 * _FIELD_LIMIT:
                 raise _Protocol("too many trailer fields")
             return
         action = RESPONSE_FIELDS[name]
         if action == PASS:
-            self._fields.append((name, value))
+            self._fields += (name, COLON, value, CRLF)
         elif action == CONTENT_LENGTH:
             self._content_length = int(value)  # llhttp has checked it: digits, once, and not with Transfer-Encoding
         elif action == DATE:
             self._date_seen = True
-            self._fields.append((name, value))
+            self._fields += (name, COLON, value, CRLF)
         elif action == TRANSFER_ENCODING:
             self._unusual = self._transfer_encoding = True
             self._chunked = value.strip().lower() == b"chunked"
@@ -428,25 +428,25 @@ class UpstreamConnection(asyncio.Protocol):
         if self._options is not None:
             named = connection_options(self._options)
             if named:
-                fields = [f for f in fields if f[0].lower() not in named]
+                fields = without_fields(fields, named)
         if status < 200:
             if status != 101:
                 exchange.downstream.respond_informational(exchange, status, reason, fields)
                 self._reset()
             elif exchange.upgrade:
-                fields.append((b"Upgrade", self._upgrade or exchange.upgrade))
+                fields += (b"Upgrade", COLON, self._upgrade or exchange.upgrade, CRLF)
                 self._fields, self._reason = fields, reason
             return
         if self._transfer_encoding and not self._chunked:
             raise _Protocol("a transfer coding other than chunked")
-        if len(fields) > _FIELD_LIMIT:
+        if len(fields) > 4 * _FIELD_LIMIT:
             raise _Protocol("too many header fields")
         self._in_body = True
         if not self._forwarder.response_started(exchange, self, status):
             return
         self._fields = []
         if not self._date_seen:
-            fields.append((b"Date", http_date()))
+            fields += (b"Date", COLON, http_date(), CRLF)
         keep_alive = self._keep_alive = self._parser.should_keep_alive()
         length = self._content_length
         downstream = exchange.downstream
@@ -483,7 +483,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _end(self, exchange: Exchange) -> None:
         """The response is complete: the connection goes back to its pool if it can carry another exchange."""
-        trailers = [f for f in self._fields if TRAILER_FIELDS[f[0]] == PASS] if self._fields else ()
+        trailers = [f for f in iter_fields(self._fields) if TRAILER_FIELDS[f[0]] == PASS] if self._fields else ()
         self.exchange = None
         self._reset()
         self._forwarder.response_ended(exchange)
