@@ -165,12 +165,9 @@ class Forwarder:
             self.respond(exchange, route.status)
             return
         exchange.upstream = upstream
-        if not upstream.servable:
-            self._reject(exchange, Reason.UPSTREAM_PROTOCOL)
-            return
         picker = upstream.picker
         if picker is None:
-            self._reject(exchange, Reason.NO_ENDPOINT)
+            self._reject(exchange, Reason.NO_ENDPOINT if upstream.servable else Reason.UPSTREAM_PROTOCOL)
             return
         self._attempt(exchange, upstream.pick_sticky(exchange, now, picker) if upstream.sticky else picker.pick(now, 0))
 

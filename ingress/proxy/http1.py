@@ -115,7 +115,7 @@ TRAILER_FIELDS = FieldActions(
 
 SERVER_TOKEN = b"aioingress"
 _STANDARD_REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
-_STATUS_LINES: dict[tuple[int, bytes], bytes] = {}
+STATUS_LINES: dict[tuple[int, bytes], bytes] = {}
 
 
 def reason_phrase(status: int) -> bytes:
@@ -125,11 +125,11 @@ def reason_phrase(status: int) -> bytes:
 def response_start(status: int, reason: bytes) -> bytes:
     """Status line and Server field; `reason` as the upstream wrote it."""
     key = (status, reason)
-    line = _STATUS_LINES.get(key)
+    line = STATUS_LINES.get(key)
     if line is None:
         line = b"HTTP/1.1 %d %b\r\nServer: %b\r\n" % (status, reason, SERVER_TOKEN)
-        if len(_STATUS_LINES) < 256 and len(reason) <= 64:
-            _STATUS_LINES[key] = line
+        if len(STATUS_LINES) < 256 and len(reason) <= 64:
+            STATUS_LINES[key] = line
     return line
 
 

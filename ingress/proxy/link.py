@@ -152,7 +152,8 @@ class UpstreamRuntime:
         """Recompute the pickers: after a change of endpoints, an ejection or a readmission."""
         states = list(self._states.values())
         usable = ejection.usable(states, now)
-        self.picker = build_picker(self.balancing, usable, self._rng) if usable else None
+        # No picker at all for a protocol that is not spoken yet: the hot path then has one thing to look at.
+        self.picker = build_picker(self.balancing, usable, self._rng) if usable and self.servable else None
         self._ring = build_ring(self.balancing, usable) if usable else None
         self.readmit_at = ejection.next_readmission(states, now)
 

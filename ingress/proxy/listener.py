@@ -43,6 +43,7 @@ from ingress.proxy.http1 import (
     PASS,
     REQUEST_FIELDS,
     REQUEST_ID,
+    STATUS_LINES,
     TRAILER_FIELDS,
     TRANSFER_ENCODING,
     UPGRADE,
@@ -312,7 +313,7 @@ class ClientConnection(RequestHandler):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         action = REQUEST_FIELDS[name]
-        if action == PASS:
+        if not action:  # PASS
             self._parsed_fields += (name, COLON, value, CRLF)
         else:
             self._special.append((action, name, value))
@@ -492,6 +493,8 @@ class ClientConnection(RequestHandler):
         exchange = self._active = self._pending.popleft()
         self._requests += 1
         self._chunked_response = self._close_delimited = False
+        if self._requests >= self._settings.keepalive_requests or self._forwarder_host.draining:
+            exchange.keep_alive = False
         if exchange.expects_continue and not exchange.body_bytes:
             self._continue_due = -1.0
         self._forwarder.handle(exchange)
@@ -589,14 +592,12 @@ class ClientConnection(RequestHandler):
                 exchange.keep_alive = False
             else:
                 self._chunked_response = True
-        if self._requests >= self._settings.keepalive_requests or self._forwarder_host.draining:
-            exchange.keep_alive = False
         if self._continue_due:
             # The client was never told to send its body: it may or may not do so now (RFC 9110 section 10.1.1).
             self._continue_due = 0.0
             if not exchange.body_complete:
                 exchange.keep_alive = False
-        parts = [response_start(status, reason), *fields]
+        parts = [STATUS_LINES.get((status, reason)) or response_start(status, reason), *fields]
         if exchange.set_cookie:
             parts += (b"Set-Cookie: ", exchange.set_cookie, b"\r\n")
         if framing == CHUNKED:
@@ -809,6 +810,11 @@ class ClientConnection(RequestHandler):
     def idle(self) -> bool:
         """Nothing is under way on it."""
         return self._active is None and not self._pending and self._tunnel is None and not self._in_head
+
+    def begin_drain(self) -> None:
+        """The answer that is under way is the last one on this connection; an idle one is left to the sweep."""
+        if self._active is not None:
+            self._active.keep_alive = False
 
     def close(self) -> None:
         """Close when the current exchange is over."""

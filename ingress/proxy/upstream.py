@@ -360,7 +360,10 @@ class UpstreamConnection(asyncio.Protocol):
                 self._fail(Reason.UPSTREAM_PROTOCOL, str(error))
         if self._complete:
             self._end(exchange)
-        elif not self._in_body and self.exchange is not None:
+        elif self._in_body:
+            if len(self._fields) > 4 * _FIELD_LIMIT:
+                self._fail(Reason.UPSTREAM_PROTOCOL, "too many trailer fields")
+        elif self.exchange is not None:
             self._unusual = True
             self._head_bytes += len(data)
             if self._head_bytes > _HEAD_LIMIT_BYTES:
@@ -391,14 +394,11 @@ class UpstreamConnection(asyncio.Protocol):
         self._reason += reason
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._in_body:
-            self._fields += (name, COLON, value, CRLF)  # trailers
-            if len(self._fields) > 4 * _FIELD_LIMIT:
-                raise _Protocol("too many trailer fields")
-            return
         action = RESPONSE_FIELDS[name]
-        if action == PASS:
+        if not action:  # PASS; trailer fields come here too
             self._fields += (name, COLON, value, CRLF)
+        elif self._in_body:
+            return  # none of these may come as a trailer
         elif action == CONTENT_LENGTH:
             self._content_length = int(value)  # llhttp has checked it: digits, once, and not with Transfer-Encoding
         elif action == DATE:
