@@ -73,7 +73,9 @@ _PIPELINE = 1  # enough requests are queued, or what follows may be another prot
 _UPSTREAM = 2  # the endpoint takes the body more slowly
 _TUNNEL = 4
 
-_WRITE_HIGH_WATER = 262144
+_WRITE_HIGH_WATER = (
+    65536  # larger buffers only leave the processor's cache: 1 MiB responses cost 10 % more with 256 KiB
+)
 _HASH = ord("#")
 _JOIN_BYTES = 8192
 
