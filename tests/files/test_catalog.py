@@ -28,7 +28,8 @@ def test_the_first_file_by_path_wins_whatever_the_order_of_events() -> None:
         (VerdictReason.DUPLICATE_OBJECT, "b:1"),
         (VerdictReason.DUPLICATE_OBJECT, "c:1"),
     ]
-    assert "a:1 is used" in catalog.verdicts()[0].message and "b:1 is ignored" in catalog.verdicts()[0].message
+    assert "a:1 is used" in catalog.verdicts()[0].message
+    assert "b:1 is ignored" in catalog.verdicts()[0].message
     assert catalog.remove("a")
     assert port(catalog) == 2
     assert len(catalog.verdicts()) == 1

@@ -47,7 +47,8 @@ def test_split(text: str, pieces: list[tuple[int, str]]) -> None:
 
 def test_many_documents_have_their_lines() -> None:
     found = read("# head\n" + service("a") + "---\n" + service("b") + "---\n# c\n\n" + service("c"))
-    assert not found.errors and not found.verdicts
+    assert not found.errors
+    assert not found.verdicts
     assert [(r.name, o.origin) for r, o in found.objects.items()] == [
         ("a", "f.yaml:2"),
         ("b", "f.yaml:10"),
@@ -192,8 +193,38 @@ def test_any_bytes(data: bytes, is_json: bool) -> None:
 
 
 _words = st.sampled_from(
-    ["kind: ", "List", "Ingress", "Service", "apiVersion: v1", "metadata:", "name: a", "items:", "- ", "\n", "  ", "---\n"]
-    + ["spec: ", "rules: ", "&a ", "*a ", "<<: ", "{", "}", "[", "]", "null", "80", "'", "#", "%YAML 1.1\n", "...\n", ", "]
+    [
+        "kind: ",
+        "List",
+        "Ingress",
+        "Service",
+        "apiVersion: v1",
+        "metadata:",
+        "name: a",
+        "items:",
+        "- ",
+        "\n",
+        "  ",
+        "---\n",
+    ]
+    + [
+        "spec: ",
+        "rules: ",
+        "&a ",
+        "*a ",
+        "<<: ",
+        "{",
+        "}",
+        "[",
+        "]",
+        "null",
+        "80",
+        "'",
+        "#",
+        "%YAML 1.1\n",
+        "...\n",
+        ", ",
+    ]
 )
 
 

@@ -125,7 +125,8 @@ def test_a_file_that_never_parsed_gives_nothing(tmp_path: Path) -> None:
 def test_a_deleted_file_goes_after_a_moment(bench: Bench) -> None:
     (bench.folder / "a.yaml").unlink()
     outcome = bench.look("a.yaml", now=1.0)
-    assert not outcome.changed and outcome.again_in_s is not None
+    assert not outcome.changed
+    assert outcome.again_in_s is not None
     assert bench.names == "ab"
     assert bench.look(now=1.0 + MISSING_S).rescan
     assert bench.rescan(1.0 + MISSING_S) == Outcome(changed=True)
@@ -179,7 +180,18 @@ def test_what_counts_as_a_manifest(tmp_path: Path) -> None:
     for name in ("a.yaml", "sub/b.yml", "sub/deep/c.json", "d.YAML", "e.yaml/f.yaml"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(service(Path(name).stem) if not name.endswith("json") else JSON.replace("NAME", "c"))
-    for name in (".h.yaml", ".git/h.yaml", "h.yaml~", "#h.yaml#", "#h.yaml", "~h.yaml", "h.txt", "h", "h.yaml.bak", "h.yaml.swp"):
+    for name in (
+        ".h.yaml",
+        ".git/h.yaml",
+        "h.yaml~",
+        "#h.yaml#",
+        "#h.yaml",
+        "~h.yaml",
+        "h.txt",
+        "h",
+        "h.yaml.bak",
+        "h.yaml.swp",
+    ):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(service("h"))
     manifests = Manifests([folder])

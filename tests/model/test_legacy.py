@@ -29,7 +29,8 @@ def old(backend: Any, version: str = "extensions/v1beta1", /, **spec: Any) -> di
 def test_backend(version: str, port: int | str, expected: ServiceBackendPort) -> None:
     found = decode_object(old({"serviceName": "s", "servicePort": port}, version), "")
     assert isinstance(found, Ingress)
-    assert found.spec.rules is not None and found.spec.rules[0].http is not None
+    assert found.spec.rules is not None
+    assert found.spec.rules[0].http is not None
     path = found.spec.rules[0].http.paths[0]
     assert path.path_type is None
     assert path.backend.service is not None
@@ -41,21 +42,24 @@ def test_default_backend() -> None:
     found = decode_object(raw, "")
     assert isinstance(found, Ingress)
     backend = found.spec.default_backend
-    assert backend is not None and backend.service is not None
+    assert backend is not None
+    assert backend.service is not None
     assert backend.service.port == ServiceBackendPort(number=8080)
 
 
 def test_the_new_shape_under_an_old_version_is_taken_as_it_is() -> None:
     found = decode_object(old({"service": {"name": "s", "port": {"name": "http"}}}), "")
     assert isinstance(found, Ingress)
-    assert found.spec.rules is not None and found.spec.rules[0].http is not None
+    assert found.spec.rules is not None
+    assert found.spec.rules[0].http is not None
     assert found.spec.rules[0].http.paths[0].backend.service is not None
 
 
 def test_a_resource_backend_stays() -> None:
     found = decode_object(old({"resource": {"kind": "Bucket", "name": "b", "apiGroup": "x.example"}}), "")
     assert isinstance(found, Ingress)
-    assert found.spec.rules is not None and found.spec.rules[0].http is not None
+    assert found.spec.rules is not None
+    assert found.spec.rules[0].http is not None
     assert found.spec.rules[0].http.paths[0].backend.resource is not None
 
 
