@@ -189,7 +189,7 @@ async def test_localhost_by_the_system() -> None:
     assert addresses[0] in ("127.0.0.1", "::1")
 
 
-@pytest.mark.parametrize("host", ["a" * 64 + ".example", "a\0b", "..", "ü" * 70])
+@pytest.mark.parametrize("host", ["a" * 64 + ".example", "..", "ü" * 70])
 async def test_what_is_no_host_name_fails_as_declared(host: str) -> None:
     with pytest.raises((OSError, ValueError)):
         async with asyncio.timeout(DEADLINE_S):
