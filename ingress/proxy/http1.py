@@ -122,12 +122,20 @@ def reason_phrase(status: int) -> bytes:
     return _STANDARD_REASONS.get(status, b"Unknown")
 
 
+_CONTROLS = bytes((*range(9), *range(10, 32), 127))
+
+
+def clean_reason(status: int, reason: bytes) -> bytes:
+    """`reason` as the upstream wrote it, or the standard one where it has control characters, which llhttp lets pass."""
+    return reason if reason.translate(None, _CONTROLS) == reason else reason_phrase(status)
+
+
 def response_start(status: int, reason: bytes) -> bytes:
     """Status line and Server field; `reason` as the upstream wrote it."""
     key = (status, reason)
     line = STATUS_LINES.get(key)
     if line is None:
-        line = b"HTTP/1.1 %d %b\r\nServer: %b\r\n" % (status, reason, SERVER_TOKEN)
+        line = b"HTTP/1.1 %d %b\r\nServer: %b\r\n" % (status, clean_reason(status, reason), SERVER_TOKEN)
         if len(STATUS_LINES) < 256 and len(reason) <= 64:
             STATUS_LINES[key] = line
     return line

@@ -10,6 +10,8 @@ and that `Server` calls `connection_made`, `connection_lost`, `shutdown` and `cl
 
 import asyncio
 import logging
+import socket
+import struct
 from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol, cast
@@ -47,6 +49,7 @@ from ingress.proxy.http1 import (
     TRAILER_FIELDS,
     TRANSFER_ENCODING,
     UPGRADE,
+    clean_reason,
     connection_options,
     forwarded_block,
     last_chunk,
@@ -73,6 +76,7 @@ _PIPELINE = 1  # enough requests are queued, or what follows may be another prot
 _UPSTREAM = 2  # the endpoint takes the body more slowly
 _TUNNEL = 4
 
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 _WRITE_HIGH_WATER = (
     65536  # larger buffers only leave the processor's cache: 1 MiB responses cost 10 % more with 256 KiB
 )
@@ -107,6 +111,7 @@ class ClientConnection(RequestHandler):
         "_discarding",
         "_failed",
         "_fed",
+        "_fed_first",
         "_forwarded",
         "_forwarder",
         "_forwarder_host",
@@ -126,6 +131,8 @@ class ClientConnection(RequestHandler):
         "_touched",
         "_tunnel",
         "_tunnel_exchange",
+        "_unchecked",
+        "_unchecked_pieces",
         "_unsent",
         "_uri",
         "_wire",
@@ -136,7 +143,12 @@ class ClientConnection(RequestHandler):
         super().__init__(manager, loop=loop, access_log=None, auto_decompress=False, tcp_keepalive=True)  # type: ignore[arg-type]
         self._forwarder_host = host
         self._forwarder = host.forwarder
-        self._settings = host.settings
+        self._settings = settings = host.settings
+        # A head that is no longer than this meets every limit of bytes.
+        self._unchecked = min(
+            settings.request_line_limit_bytes, settings.header_line_limit_bytes, settings.header_total_limit_bytes
+        )
+        self._unchecked_pieces = 4 * settings.header_count_limit
         self._wire: httptools.HttpRequestParser | None = httptools.HttpRequestParser(self)
         self._address = ""
         self._forwarded = b""
@@ -148,6 +160,7 @@ class ClientConnection(RequestHandler):
         self._special: list[tuple[int, bytes, bytes]] = []
         self._building: Exchange | None = None  # its body is still coming in
         self._fed = 0  # bytes since the last element that was complete: bounds what the parser may hold
+        self._fed_first = 0  # of them, those of the segment in which it began: some belong to what was before
         self._slice = b""  # what the parser is being given
         self._failed = False  # input can't be parsed any further
         self._backlog = b""  # input not given to the parser yet
@@ -297,9 +310,11 @@ class ClientConnection(RequestHandler):
             self._refuse(Reason.BAD_REQUEST)
             return
         if self._in_head or self._building is not None:
+            if not self._fed:
+                self._fed_first = len(data)
             self._fed += len(data)
             settings = self._settings
-            if self._fed > settings.header_total_limit_bytes + settings.request_line_limit_bytes:
+            if self._fed - self._fed_first > settings.header_total_limit_bytes + settings.request_line_limit_bytes:
                 # A head, a trailer section or chunk extensions without end.
                 only_line = self._in_head and not self._parsed_fields and not self._special
                 self._refuse(Reason.URI_TOO_LONG if only_line else Reason.HEADERS_TOO_LARGE)
@@ -337,7 +352,11 @@ class ClientConnection(RequestHandler):
         at = len(method) + len(uri) + 2
         fed = self._fed  # before this segment
         if fed or not self._at_start or self._slice[at : at + 10] != b"HTTP/1.1\r\n":
-            exchange.version = 11 if parser.get_http_version() == "1.1" else 10
+            version = parser.get_http_version()
+            if version != "1.1":
+                if version != "1.0":
+                    raise _Refused(Reason.BAD_REQUEST)  # llhttp takes 0.9 and 2.0 too
+                exchange.version = 10
         self._at_start = False
         self._fed = 0
         hosts = 0
@@ -378,13 +397,13 @@ class ClientConnection(RequestHandler):
             exchange.upgrade = b""
         if exchange.version == 10:
             exchange.upgrade = b""
-        if uri[:1] != b"/":
-            self._absolute_form(exchange, uri)
-        elif hosts != 1:
+        if hosts != 1:
             if hosts or exchange.version != 10:
                 raise _Refused(Reason.BAD_REQUEST)
             exchange.authority = b"_"
-        if fed + len(self._slice) > self._settings.header_line_limit_bytes or len(fields) > 256:
+        if uri[:1] != b"/":
+            self._absolute_form(exchange, uri)
+        if fed + len(self._slice) > self._unchecked or len(fields) + 4 * len(special) > self._unchecked_pieces:
             self._check_limits(exchange, special)
         if _HASH in uri:
             raise _Refused(Reason.BAD_REQUEST)
@@ -409,7 +428,7 @@ class ClientConnection(RequestHandler):
 
     def _check_limits(self, exchange: Exchange, special: Sequence[tuple[int, bytes, bytes]]) -> None:
         settings = self._settings
-        if len(exchange.method) + len(self._uri) + 11 > settings.request_line_limit_bytes:
+        if len(exchange.method) + len(self._uri) + 12 > settings.request_line_limit_bytes:
             raise _Refused(Reason.URI_TOO_LONG)
         sizes = [len(name) + len(value) + 4 for name, value in iter_fields(exchange.fields)]
         sizes += [len(name) + len(value) + 4 for _, name, value in special]
@@ -499,6 +518,8 @@ class ClientConnection(RequestHandler):
             exchange.keep_alive = False
         if exchange.expects_continue and not exchange.body_bytes:
             self._continue_due = -1.0
+        if self._read_pauses and not exchange.body_complete and not self._backlog:
+            self._resume(_PIPELINE)  # its body was held back while others were before it
         self._forwarder.handle(exchange)
 
     def _done(self, exchange: Exchange) -> None:
@@ -576,7 +597,7 @@ class ClientConnection(RequestHandler):
             if not self._continue_due:
                 return  # the client did not ask, or was told already
             self._continue_due = 0.0
-        self._out += (b"HTTP/1.1 %d %b\r\n" % (status, reason), *fields, CRLF)
+        self._out += (b"HTTP/1.1 %d %b\r\n" % (status, clean_reason(status, reason)), *fields, CRLF)
 
     def respond_head(
         self,
@@ -641,6 +662,8 @@ class ClientConnection(RequestHandler):
         if transport is None:
             return
         if self._close_delimited:
+            # Without this, abort() too ends with a FIN, which is the end of a complete response here.
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
             transport.abort()
         else:
             self.flush()

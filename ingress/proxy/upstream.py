@@ -7,6 +7,7 @@ call, and reports every failure to the `Forwarder`, which alone decides what hap
 import asyncio
 import logging
 import select
+from collections.abc import Sequence
 from typing import Protocol, cast
 
 import httptools
@@ -14,7 +15,18 @@ import httptools
 from ingress.balancing.base import EndpointState
 from ingress.config import ProxySettings
 from ingress.errors import ProxyError, Reason
-from ingress.exchange import CHUNKED, COLON, CRLF, LENGTH, NO_BODY, Exchange, FieldPieces, iter_fields, without_fields
+from ingress.exchange import (
+    CHUNKED,
+    COLON,
+    CRLF,
+    LENGTH,
+    NO_BODY,
+    Exchange,
+    Field,
+    FieldPieces,
+    iter_fields,
+    without_fields,
+)
 from ingress.metrics import WorkerMetrics
 from ingress.proxy.http1 import (
     CONNECTION,
@@ -151,6 +163,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_reason",
         "_seen",
         "_touched",
+        "_trailers",
         "_transfer_encoding",
         "_tunnel",
         "_unsent",
@@ -202,6 +215,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._options: list[bytes] | None = None
         self._upgrade = b""
         self._head_bytes = 0
+        self._trailers: Sequence[Field] = ()
 
     # ---- transport ---------------------------------------------------------------------------------------------
 
@@ -338,6 +352,7 @@ class UpstreamConnection(asyncio.Protocol):
             return
         exchange = self.exchange
         if exchange is None:
+            self._forget()  # at once: the next request may come before connection_lost
             self.abort()  # an answer that nobody asked for: the connection can't be trusted any more
             return
         left = self._bypass_left
@@ -358,7 +373,11 @@ class UpstreamConnection(asyncio.Protocol):
                 self._keep_alive = False  # junk behind a complete response costs the connection, not the response
             else:
                 self._fail(Reason.UPSTREAM_PROTOCOL, str(error))
-        if self._complete:
+        if self._complete and self.exchange is exchange:
+            if exchange.method == b"HEAD" and (data.count(b"\r\n\r\n") != 1 or data[-4:] != b"\r\n\r\n"):
+                self._keep_alive = (
+                    False  # something stands behind the head: the body that must not come, or its beginning
+                )
             self._end(exchange)
         elif self._in_body:
             if len(self._fields) > 4 * _FIELD_LIMIT:
@@ -388,25 +407,29 @@ class UpstreamConnection(asyncio.Protocol):
             self._end(exchange)
         downstream.flush()
 
-    def on_status(self, reason: bytes) -> None:
+    def on_message_begin(self) -> None:
         if self._complete:
             self._keep_alive = False  # a second response to one request: nobody may ever read it
+
+    def on_status(self, reason: bytes) -> None:
         self._reason += reason
 
     def on_header(self, name: bytes, value: bytes) -> None:
         action = RESPONSE_FIELDS[name]
         if not action:  # PASS; trailer fields come here too
             self._fields += (name, COLON, value, CRLF)
-        elif self._in_body:
-            return  # none of these may come as a trailer
+        elif self._in_body:  # none of these may come as a trailer
+            if action == CONNECTION:
+                self._keep_alive = False  # llhttp heeds it even there, and would refuse the next response
         elif action == CONTENT_LENGTH:
             self._content_length = int(value)  # llhttp has checked it: digits, once, and not with Transfer-Encoding
         elif action == DATE:
             self._date_seen = True
             self._fields += (name, COLON, value, CRLF)
         elif action == TRANSFER_ENCODING:
-            self._unusual = self._transfer_encoding = True
-            self._chunked = value.strip().lower() == b"chunked"
+            self._unusual = True
+            self._chunked = value.strip().lower() == b"chunked" and not self._transfer_encoding
+            self._transfer_encoding = True
         elif action == CONNECTION:
             if value in _KEEP_ALIVE:
                 return
@@ -430,6 +453,8 @@ class UpstreamConnection(asyncio.Protocol):
             if named:
                 fields = without_fields(fields, named)
         if status < 200:
+            if status < 100:
+                raise _Protocol(f"status {status}")
             if status != 101:
                 exchange.downstream.respond_informational(exchange, status, reason, fields)
                 self._reset()
@@ -452,9 +477,10 @@ class UpstreamConnection(asyncio.Protocol):
         downstream = exchange.downstream
         if exchange.method == b"HEAD":
             downstream.respond_head(exchange, status, reason, fields, NO_BODY, length)
+            old = self._parser.get_http_version() == "1.0"
             # llhttp would wait for the body that Content-Length announces.
             self._parser = httptools.HttpResponseParser(self)
-            self._keep_alive = keep_alive or (length < 0 and not self._options_close())
+            self._keep_alive = keep_alive or (length < 0 and not old and not self._options_close())
             self._complete = True
         elif status in (204, 304):
             downstream.respond_head(exchange, status, reason, fields, NO_BODY, length if status == 304 else -1)
@@ -477,13 +503,17 @@ class UpstreamConnection(asyncio.Protocol):
             self._bypass_left = length - exchange.response_bytes
 
     def on_message_complete(self) -> None:
-        if self._in_body:  # not for informational responses
+        if self._in_body and not self._complete:  # not for informational responses, nor for a second one
             # Only noted: what stands behind it in the same segment must be seen before the connection may carry another exchange.
             self._complete = True
+            if self._fields:
+                self._trailers = [f for f in iter_fields(self._fields) if TRAILER_FIELDS[f[0]] == PASS]
+                self._fields = []
+                self._unusual = True
 
     def _end(self, exchange: Exchange) -> None:
         """The response is complete: the connection goes back to its pool if it can carry another exchange."""
-        trailers = [f for f in iter_fields(self._fields) if TRAILER_FIELDS[f[0]] == PASS] if self._fields else ()
+        trailers = self._trailers
         self.exchange = None
         self._reset()
         self._forwarder.response_ended(exchange)
