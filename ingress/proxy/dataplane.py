@@ -135,9 +135,14 @@ class DataPlane:
 
     # ---- drain ---------------------------------------------------------------------------------------------------
 
+    def _begin_drain(self) -> None:
+        self.draining = True
+        for connection in self.client_connections:
+            connection.begin_drain()
+
     async def stop_accepting(self, last: bool) -> None:
         """Close the listeners. With `last` nobody else accepts on these sockets: what the kernel has queued is taken in first."""
-        self.draining = True
+        self._begin_drain()
         listeners, self._listeners = self._listeners, []
         for server, _ in listeners:
             server.close()
@@ -157,7 +162,7 @@ class DataPlane:
 
     async def drain(self, timeout_s: float) -> bool:
         """Let what is under way finish; idle connections are closed by the sweep. False when time was up and the rest was cut."""
-        self.draining = True
+        self._begin_drain()
         try:
             async with asyncio.timeout(timeout_s):
                 while self.connections:

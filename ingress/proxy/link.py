@@ -48,7 +48,6 @@ _STATUS_RETRIES = {
     RetryOn.HTTP_504: 504,
 }
 IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"))
-_NO_KEY = 0
 SUPPORTED_PROTOCOLS = frozenset((UpstreamProtocol.HTTP,))
 
 
@@ -78,7 +77,6 @@ class UpstreamRuntime:
         "_by_key",
         "_hash_key",
         "_open_pool",
-        "_picker",
         "_ring",
         "_rng",
         "_states",
@@ -87,6 +85,7 @@ class UpstreamRuntime:
         "cookies",
         "name",
         "observes_latency",
+        "picker",
         "readmit_at",
         "servable",
         "stats",
@@ -108,7 +107,7 @@ class UpstreamRuntime:
         self._open_pool = open_pool
         self._states: dict[Endpoint, EndpointState] = {}
         self._by_key: dict[str, EndpointState] = {}
-        self._picker: Picker | None = None
+        self.picker: Picker | None = None
         self._ring: ConsistentHash | None = None
         self.readmit_at: float | None = None  # when an ejection ends
         self.upstream = upstream
@@ -153,7 +152,8 @@ class UpstreamRuntime:
         """Recompute the pickers: after a change of endpoints, an ejection or a readmission."""
         states = list(self._states.values())
         usable = ejection.usable(states, now)
-        self._picker = build_picker(self.balancing, usable, self._rng) if usable else None
+        # No picker at all for a protocol that is not spoken yet: the hot path then has one thing to look at.
+        self.picker = build_picker(self.balancing, usable, self._rng) if usable and self.servable else None
         self._ring = build_ring(self.balancing, usable) if usable else None
         self.readmit_at = ejection.next_readmission(states, now)
 
@@ -166,15 +166,13 @@ class UpstreamRuntime:
         return self._states.values()
 
     def pick(self, exchange: Exchange, now: float) -> EndpointState | None:
-        """The endpoint for the first attempt; None without endpoints."""
-        picker = self._picker
+        """The endpoint for the first attempt; None without endpoints. (`Forwarder.handle` has the unsticky half of it inline.)"""
+        picker = self.picker
         if picker is None:
             return None
-        if not self.sticky:
-            return picker.pick(now, _NO_KEY)
-        return self._pick_sticky(exchange, now, picker)
+        return self.pick_sticky(exchange, now, picker) if self.sticky else picker.pick(now, 0)
 
-    def _pick_sticky(self, exchange: Exchange, now: float, picker: Picker) -> EndpointState:
+    def pick_sticky(self, exchange: Exchange, now: float, picker: Picker) -> EndpointState:
         if self._hash_key is not None:
             exchange.hash_key = hash64(self._hash_key(exchange))
             return picker.pick(now, exchange.hash_key)
@@ -198,7 +196,7 @@ class UpstreamRuntime:
     def pick_other(self, exchange: Exchange, now: float, tried: Sequence[EndpointState]) -> EndpointState | None:
         """The endpoint for a further attempt: one that was not tried."""
         ring = self._ring
-        picker = self._picker if ring is None else ring
+        picker = self.picker if ring is None else ring
         state = None if picker is None else picker.pick_other(now, exchange.hash_key, tried)
         if state is not None and self.cookies is not None and ring is not None:
             self.cookies.moved(exchange, state, ring)

@@ -1,0 +1,111 @@
+"""The functions that are timed, over one table: 1,000 hosts with 10 routes, 2,000 upstreams with 10 endpoints."""
+
+from collections.abc import Callable
+
+import msgspec
+
+from bench.micro.runner import Case
+from ingress.routing.table import (
+    Endpoint,
+    HostPattern,
+    HostRoutes,
+    PathType,
+    Route,
+    RoutingTable,
+    TableDelta,
+    Upstream,
+    UpstreamKey,
+    apply_delta,
+    diff_tables,
+)
+
+HOSTS, PATHS, UPSTREAMS, ENDPOINTS = 1000, 10, 2000, 10
+
+
+def upstream(number: int, port: int = 8080) -> Upstream:
+    return Upstream(
+        key=UpstreamKey(f"bench/svc-{number:04d}:80"),
+        namespace="bench",
+        service=f"svc-{number:04d}",
+        port="80",
+        endpoints=tuple(Endpoint(f"10.{number // 200}.{number % 200}.{k + 1}", port) for k in range(ENDPOINTS)),
+    )
+
+
+def host_routes(number: int, prefix: str = "app") -> HostRoutes:
+    host = HostPattern(f"host-{number:04d}.example.com")
+    routes = []
+    for path in range(PATHS):
+        service = (number * PATHS + path) % UPSTREAMS
+        routes.append(
+            Route(
+                host=host,
+                path=f"/{prefix}-{path}",
+                path_type=PathType.PREFIX,
+                namespace="bench",
+                ingress=f"ing-{number * PATHS + path:05d}",
+                service=f"svc-{service:04d}",
+                port="80",
+                upstream=UpstreamKey(f"bench/svc-{service:04d}:80"),
+            )
+        )
+    return HostRoutes(host=host, routes=tuple(routes))
+
+
+def routing_table() -> RoutingTable:
+    hosts = [host_routes(number) for number in range(HOSTS)]
+    upstreams = [upstream(number) for number in range(UPSTREAMS)]
+    return RoutingTable(id="old", hosts={one.host: one for one in hosts}, upstreams={one.key: one for one in upstreams})
+
+
+def edited(table: RoutingTable) -> RoutingTable:
+    """One host and one upstream differ; the others are the same objects, as after an incremental compile."""
+    host, changed = host_routes(500, "new"), upstream(1000, 9090)
+    hosts, upstreams = table.hosts | {host.host: host}, table.upstreams | {changed.key: changed}
+    return RoutingTable(id="new", hosts=hosts, upstreams=upstreams)
+
+
+def _diff_one_edit() -> Callable[[], object]:
+    old = routing_table()
+    new = edited(old)
+    return lambda: diff_tables(old, new)
+
+
+def _diff_rebuilt() -> Callable[[], object]:
+    """Equal in value, nothing identical: what a full compile of the same objects gives."""
+    old, new = routing_table(), edited(routing_table())
+    return lambda: diff_tables(old, new)
+
+
+def _apply() -> Callable[[], object]:
+    old = routing_table()
+    delta = diff_tables(old, edited(old))
+    return lambda: apply_delta(old, delta)
+
+
+def _encode_delta() -> Callable[[], object]:
+    old = routing_table()
+    delta, encoder = diff_tables(old, edited(old)), msgspec.msgpack.Encoder()
+    return lambda: encoder.encode(delta)
+
+
+def _decode_delta() -> Callable[[], object]:
+    old = routing_table()
+    raw = msgspec.msgpack.encode(diff_tables(old, edited(old)))
+    decoder = msgspec.msgpack.Decoder(TableDelta)
+    return lambda: decoder.decode(raw)
+
+
+def _encode_table() -> Callable[[], object]:
+    table, encoder = routing_table(), msgspec.msgpack.Encoder()
+    return lambda: encoder.encode(table)
+
+
+CASES = (
+    Case("diff_tables, 10,000 routes, one edit", _diff_one_edit),
+    Case("diff_tables, 10,000 routes, all rebuilt", _diff_rebuilt),
+    Case("apply_delta, one edit", _apply),
+    Case("encode a delta, one edit", _encode_delta),
+    Case("decode a delta, one edit", _decode_delta),
+    Case("encode a table of 10,000 routes", _encode_table),
+)
