@@ -767,7 +767,9 @@ class ClientConnection(RequestHandler):
         if touched or not self._seen:
             self._seen = now
         silent_s = now - self._seen
-        if self._writing_paused:
+        if (
+            self._writing_paused or transport.get_write_buffer_size()
+        ):  # also the rest of what is answered or closed already
             self._sweep_slow_reader(transport, now, silent_s)
             return
         if self._tunnel is not None:

@@ -257,6 +257,8 @@ class UpstreamConnection(asyncio.Protocol):
             return True
         self.closed = True
         self._forget()
+        if self.transport is not None and self.transport.get_write_buffer_size():
+            self.transport.abort()  # closing would wait until the endpoint has read what it will perhaps never read
         return False  # the transport closes itself, connection_lost follows
 
     def close(self) -> None:
@@ -520,7 +522,7 @@ class UpstreamConnection(asyncio.Protocol):
         if exchange.body_complete and self._keep_alive and not self.closed:
             self.pool.release(self)
         else:
-            self.close()
+            self.abort()  # whatever was not sent yet is of no use: the answer is complete
         exchange.downstream.respond_end(exchange, trailers)
 
     def _switched(self, early: bytes) -> None:
@@ -590,19 +592,20 @@ class UpstreamConnection(asyncio.Protocol):
         settings = self._context.settings
         if self._created == 0.0:
             self._created = now
+        exchange = self.exchange
+        worn = now - self._created > settings.upstream_keepalive_time_s
+        if worn and exchange is not None:
+            self.requests += settings.upstream_keepalive_requests  # the pool won't take it back
         if self._touched:
             self._touched = False
             self._seen = now
-            return
+            if not worn:
+                return
         silent_s = now - self._seen
-        exchange = self.exchange
         if exchange is None:
             if self._tunnel is not None:
                 return  # the client's side of the tunnel knows its route's time-outs
-            if (
-                silent_s > settings.upstream_keepalive_timeout_s
-                or now - self._created > settings.upstream_keepalive_time_s
-            ):
+            if worn or silent_s > settings.upstream_keepalive_timeout_s:
                 self._forget()
                 self.close()
             return
