@@ -59,6 +59,8 @@ class Worker:
         affinity = loop.create_task(self._share_affinity(), name="share-affinity")
         drain = await self._drain
         channel.send(Draining())
+        for sock in self._sockets:
+            sock.close()  # the data plane has its own copies; while any is open, the kernel goes on queueing connections
         plane = self._plane
         if plane is not None:
             await plane.stop_accepting(drain.last)
