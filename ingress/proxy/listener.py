@@ -267,7 +267,8 @@ class ClientConnection(RequestHandler):
         if self._read_pauses & _PIPELINE:
             self._backlog += data
             return
-        if len(data) <= _SLICE:
+        # Each request in a segment ends its head with an empty line: few of those, and the queue can't be flooded.
+        if len(data) <= _SLICE or data.count(b"\r\n\r\n") <= _PIPELINE_LIMIT:
             self._feed(data)
             if self._active is None and self._pending:
                 self._next()
@@ -321,12 +322,12 @@ class ClientConnection(RequestHandler):
         if len(self._pending) >= _PIPELINE_LIMIT:
             self._pause(_PIPELINE)
 
+    def on_message_begin(self) -> None:
+        self._in_head = True
+        self._uri = b""
+
     def on_url(self, url: bytes) -> None:
-        if self._in_head:
-            self._uri += url
-        else:
-            self._in_head = True
-            self._uri = url
+        self._uri += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
         action = REQUEST_FIELDS[name]

@@ -160,6 +160,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_options",
         "_parser",
         "_paused_reading",
+        "_poll",
         "_reason",
         "_seen",
         "_touched",
@@ -197,6 +198,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._created = 0.0
         self._unsent = 0  # write buffer at the last sweep
         self._keep_alive = False
+        self._poll: select.poll | None = None
         self._unusual = True  # fields that most responses leave alone were set
         self._reset()
 
@@ -285,8 +287,10 @@ class UpstreamConnection(asyncio.Protocol):
         sending what can't be sent twice."""
         if self.transport is None:
             return True
-        poll = select.poll()
-        poll.register(self.transport.get_extra_info("socket").fileno(), select.POLLIN | select.POLLRDHUP)
+        poll = self._poll
+        if poll is None:
+            poll = self._poll = select.poll()
+            poll.register(self.transport.get_extra_info("socket").fileno(), select.POLLIN | select.POLLRDHUP)
         return bool(poll.poll(0))  # an idle connection has nothing to say: a FIN, a reset, or bytes nobody asked for
 
     # ---- request ------------------------------------------------------------------------------------------------
