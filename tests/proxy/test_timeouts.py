@@ -150,7 +150,7 @@ async def test_a_client_that_reads_slowly_is_fine() -> None:
         while time.monotonic() - started < S * 5:
             await asyncio.sleep(0.02)
             client.writer.transport.resume_reading()
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.005)
             client.writer.transport.pause_reading()
         assert sock.fileno() >= 0
         client.writer.transport.resume_reading()
