@@ -80,6 +80,8 @@ class Controller:
         settings = self._settings
         loop = asyncio.get_running_loop()
         workers = available_cpus() if settings.workers is None else settings.workers
+        for number in _SIGNALS:  # first: whoever sees a port open may signal
+            loop.add_signal_handler(number, self.stop)
         bound = sockets.bind("--http-address", settings.http_addresses, workers)
         self._addresses = [sock.getsockname()[:2] for sock in bound[0]]
         if workers:
@@ -87,8 +89,6 @@ class Controller:
         else:
             self._pool = InProcess(settings.proxy, bound[0], settings.log_format, loop)
         self._admin = await admin.start(self._view(), settings.admin_addresses)
-        for number in _SIGNALS:
-            loop.add_signal_handler(number, self.stop)
         for address in self.http_addresses:
             _log.info(
                 "listening on http://%s:%d with %s",
@@ -115,7 +115,8 @@ class Controller:
                 pool.kill()
                 work.result()
                 return 1
-            return 0 if await self._drain(pool) else 1
+            await self._drain(pool)
+            return 1 if self._forced.is_set() else 0
         except BaseExceptionGroup as group:
             raise _first_cause(group) from group
         finally:
@@ -191,15 +192,14 @@ class Controller:
             _log.info("draining; signal again to cut")
             self._stopping.set()
 
-    async def _drain(self, pool: WorkerPool) -> bool:
+    async def _drain(self, pool: WorkerPool) -> None:
         if self._settings.shutdown_grace_s:
             try:
                 async with asyncio.timeout(self._settings.shutdown_grace_s):
                     await self._forced.wait()
             except TimeoutError:
                 pass
-        finished = await pool.drain(self._settings.proxy.drain_timeout_s)
-        return finished and not self._forced.is_set()
+        await pool.drain(self._settings.proxy.drain_timeout_s)
 
     # ---- admin ---------------------------------------------------------------------------------------------------
 

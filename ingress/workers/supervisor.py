@@ -197,6 +197,9 @@ class Supervisor:
             hello = Hello(slot, self._settings, self._log_format, self._log_level)
             await process.start(hello, self._sockets[slot])
             self._started = True
+            if self._stopping_now():
+                # Told to end while this one was being started: nobody could reach it, and it has accepted nothing yet.
+                process.signal(signal.SIGKILL)
             self._send_table(process)
             ended = group.create_task(self._wait(process), name=f"worker-{slot}-end")
             while not ended.done() and not process.draining:
