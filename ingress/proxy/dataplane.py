@@ -125,13 +125,13 @@ class DataPlane:
 
     def _sweep(self) -> None:
         """Time-outs, expiry and readmission for everything, by marks that the hot path left: no timer per request."""
+        self._sweeper = self._loop.call_later(_SWEEP_S, self._sweep)  # first: a fault below must not end all time-outs
         now = self._clock()
         for connection in self.client_connections:
             connection.sweep(now)
         for upstream_connection in tuple(self._upstream.connections):
             upstream_connection.sweep(now)
         self.runtime.readmit(now)
-        self._sweeper = self._loop.call_later(_SWEEP_S, self._sweep)
 
     # ---- drain ---------------------------------------------------------------------------------------------------
 

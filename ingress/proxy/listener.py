@@ -124,6 +124,7 @@ class ClientConnection(RequestHandler):
         "_pending",
         "_read_pauses",
         "_requests",
+        "_resumed",
         "_seen",
         "_settings",
         "_slice",
@@ -159,6 +160,7 @@ class ClientConnection(RequestHandler):
         self._parsed_fields: FieldPieces = []
         self._special: list[tuple[int, bytes, bytes]] = []
         self._building: Exchange | None = None  # its body is still coming in
+        self._resumed: Exchange | None = None  # its body needs another parser
         self._fed = 0  # bytes since the last element that was complete: bounds what the parser may hold
         self._fed_first = 0  # of them, those of the segment in which it began: some belong to what was before
         self._slice = b""  # what the parser is being given
@@ -267,7 +269,8 @@ class ClientConnection(RequestHandler):
         if self._read_pauses & _PIPELINE:
             self._backlog += data
             return
-        if len(data) <= _SLICE:
+        # Each request in a segment ends its head with an empty line: few of those, and the queue can't be flooded.
+        if len(data) <= _SLICE or data.count(b"\r\n\r\n") <= _PIPELINE_LIMIT:
             self._feed(data)
             if self._active is None and self._pending:
                 self._next()
@@ -321,12 +324,12 @@ class ClientConnection(RequestHandler):
         if len(self._pending) >= _PIPELINE_LIMIT:
             self._pause(_PIPELINE)
 
+    def on_message_begin(self) -> None:
+        self._in_head = True
+        self._uri = b""
+
     def on_url(self, url: bytes) -> None:
-        if self._in_head:
-            self._uri += url
-        else:
-            self._in_head = True
-            self._uri = url
+        self._uri += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
         action = REQUEST_FIELDS[name]
@@ -337,6 +340,10 @@ class ClientConnection(RequestHandler):
 
     def on_headers_complete(self) -> None:
         self._in_head = False
+        if self._resumed is not None:
+            self._building, self._resumed = self._resumed, None
+            self._special = []
+            return
         parser = self._wire
         assert parser is not None
         fields = self._parsed_fields
@@ -408,8 +415,17 @@ class ClientConnection(RequestHandler):
         if _HASH in uri:
             raise _Refused(Reason.BAD_REQUEST)
         exchange.body_complete = exchange.body_framing == NO_BODY
-        self._building = exchange
         self._pending.append(exchange)
+        if (
+            not exchange.body_complete
+            and parser.should_upgrade()
+            and (exchange.content_length or exchange.body_framing == CHUNKED)
+        ):
+            # httptools takes what follows for the new protocol's bytes, but it's a body; the wish may be ignored (RFC 9110 section 7.8).
+            exchange.upgrade = b""
+            self._resumed = exchange
+        else:
+            self._building = exchange
 
     def _absolute_form(self, exchange: Exchange, uri: bytes) -> None:
         """`http://host/path` (RFC 9112 section 3.2.2): its authority stands in for Host. `*` and authority-form name no resource here."""
@@ -501,7 +517,15 @@ class ClientConnection(RequestHandler):
 
     def _after_upgrade_request(self, rest: bytes) -> None:
         """llhttp stops behind a request that asks for a switch; what follows belongs to the new protocol, if there will be one."""
-        self._wire = httptools.HttpRequestParser(self)
+        parser = self._wire = httptools.HttpRequestParser(self)
+        body_of = self._resumed
+        if body_of is not None:
+            chunked = body_of.body_framing == BodyFraming.CHUNKED
+            framing = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: %d" % body_of.content_length
+            parser.feed_data(b"POST / HTTP/1.1\r\n" + framing + b"\r\n\r\n")
+            if rest:
+                self._feed(rest)
+            return
         self._backlog = rest
         self._pause(_PIPELINE)
         if self._active is None and self._pending:
@@ -567,7 +591,8 @@ class ClientConnection(RequestHandler):
 
     def _active_allows_reading(self) -> bool:
         """Behind a request that asked for an upgrade nothing is parsed until it is answered."""
-        return self._active is None or not self._active.upgrade
+        last = self._pending[-1] if self._pending else self._active
+        return last is None or not last.upgrade
 
     def _finish_connection(self, unread: bool) -> None:
         """Close behind what was written. With input unread, closing at once would reset the connection and could take the answer with it."""
@@ -767,7 +792,9 @@ class ClientConnection(RequestHandler):
         if touched or not self._seen:
             self._seen = now
         silent_s = now - self._seen
-        if self._writing_paused:
+        if (
+            self._writing_paused or transport.get_write_buffer_size()
+        ):  # also the rest of what is answered or closed already
             self._sweep_slow_reader(transport, now, silent_s)
             return
         if self._tunnel is not None:

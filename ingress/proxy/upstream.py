@@ -160,6 +160,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_options",
         "_parser",
         "_paused_reading",
+        "_poll",
         "_reason",
         "_seen",
         "_touched",
@@ -197,6 +198,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._created = 0.0
         self._unsent = 0  # write buffer at the last sweep
         self._keep_alive = False
+        self._poll: select.poll | None = None
         self._unusual = True  # fields that most responses leave alone were set
         self._reset()
 
@@ -257,6 +259,8 @@ class UpstreamConnection(asyncio.Protocol):
             return True
         self.closed = True
         self._forget()
+        if self.transport is not None and self.transport.get_write_buffer_size():
+            self.transport.abort()  # closing would wait until the endpoint has read what it will perhaps never read
         return False  # the transport closes itself, connection_lost follows
 
     def close(self) -> None:
@@ -283,8 +287,10 @@ class UpstreamConnection(asyncio.Protocol):
         sending what can't be sent twice."""
         if self.transport is None:
             return True
-        poll = select.poll()
-        poll.register(self.transport.get_extra_info("socket").fileno(), select.POLLIN | select.POLLRDHUP)
+        poll = self._poll
+        if poll is None:
+            poll = self._poll = select.poll()
+            poll.register(self.transport.get_extra_info("socket").fileno(), select.POLLIN | select.POLLRDHUP)
         return bool(poll.poll(0))  # an idle connection has nothing to say: a FIN, a reset, or bytes nobody asked for
 
     # ---- request ------------------------------------------------------------------------------------------------
@@ -520,7 +526,7 @@ class UpstreamConnection(asyncio.Protocol):
         if exchange.body_complete and self._keep_alive and not self.closed:
             self.pool.release(self)
         else:
-            self.close()
+            self.abort()  # whatever was not sent yet is of no use: the answer is complete
         exchange.downstream.respond_end(exchange, trailers)
 
     def _switched(self, early: bytes) -> None:
@@ -590,19 +596,20 @@ class UpstreamConnection(asyncio.Protocol):
         settings = self._context.settings
         if self._created == 0.0:
             self._created = now
+        exchange = self.exchange
+        worn = now - self._created > settings.upstream_keepalive_time_s
+        if worn and exchange is not None:
+            self.requests += settings.upstream_keepalive_requests  # the pool won't take it back
         if self._touched:
             self._touched = False
             self._seen = now
-            return
+            if not worn:
+                return
         silent_s = now - self._seen
-        exchange = self.exchange
         if exchange is None:
             if self._tunnel is not None:
                 return  # the client's side of the tunnel knows its route's time-outs
-            if (
-                silent_s > settings.upstream_keepalive_timeout_s
-                or now - self._created > settings.upstream_keepalive_time_s
-            ):
+            if worn or silent_s > settings.upstream_keepalive_timeout_s:
                 self._forget()
                 self.close()
             return

@@ -551,11 +551,12 @@ async def test_a_large_body_while_connecting_is_held_back() -> None:
 
 async def test_an_upstream_that_closes_its_side_and_reads_no_more() -> None:
     """What we still had to send must not keep the connection, or the client, for ever."""
-    released = asyncio.Event()
+    released, full = asyncio.Event(), asyncio.Event()
 
     async def script(connection: BackendConnection) -> None:
         await connection.request(body=False)
         connection.writer.transport.pause_reading()
+        await full.wait()
         connection.writer.write_eof()
         await released.wait()
 
@@ -563,6 +564,8 @@ async def test_an_upstream_that_closes_its_side_and_reads_no_more() -> None:
         client = await proxy.client()
         await client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 50000000\r\n\r\n")
         task = asyncio.create_task(client.send(b"x" * 50_000_000))
+        await until(lambda: any(c._writing_paused for c in proxy.upstream_connections))
+        full.set()
         assert (await client.response()).status == 502
         task.cancel()
         await asyncio.wait([task])
@@ -571,11 +574,12 @@ async def test_an_upstream_that_closes_its_side_and_reads_no_more() -> None:
 
 
 async def test_an_upstream_that_answers_and_reads_no_more() -> None:
-    released = asyncio.Event()
+    released, full = asyncio.Event(), asyncio.Event()
 
     async def script(connection: BackendConnection) -> None:
         await connection.request(body=False)
         connection.writer.transport.pause_reading()
+        await full.wait()
         await connection.send(response(401, b"no"))
         await released.wait()
 
@@ -583,6 +587,8 @@ async def test_an_upstream_that_answers_and_reads_no_more() -> None:
         client = await proxy.client()
         await client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 20000000\r\n\r\n")
         task = asyncio.create_task(client.send(b"x" * 20_000_000))
+        await until(lambda: any(c._writing_paused for c in proxy.upstream_connections))
+        full.set()
         assert (await client.response()).status == 401
         await task
         await until(lambda: not proxy.upstream_connections)
