@@ -80,6 +80,7 @@ class UpstreamRuntime:
         "_ring",
         "_rng",
         "_states",
+        "_wall_clock",
         "balancing",
         "client_ip",
         "cookies",
@@ -112,25 +113,33 @@ class UpstreamRuntime:
         self.readmit_at: float | None = None  # when an ejection ends
         self.upstream = upstream
         self.name = f"{upstream.namespace}-{upstream.service}-{upstream.port}"
-        self._bind(upstream.balancing, wall_clock)
+        self._wall_clock = wall_clock
+        self.client_ip: ClientIPAffinity | None = None
+        self._bind(upstream.balancing, now)
         self.update(upstream, now)
 
-    def _bind(self, balancing: Balancing, wall_clock: Callable[[], float]) -> None:
+    def _bind(self, balancing: Balancing, now: float) -> None:
         self.balancing = balancing
         self.observes_latency = observes_latency(balancing)
         hashed = balancing.load_balance is LoadBalance.CONSISTENT_HASH and balancing.affinity is AffinityMode.NONE
         self._hash_key = compile_hash_key(balancing.hash_key) if hashed else None
-        self.client_ip = (
-            ClientIPAffinity(balancing.client_ip_timeout_s) if balancing.affinity is AffinityMode.CLIENT_IP else None
-        )
+        before, self.client_ip = self.client_ip, None
+        if balancing.affinity is AffinityMode.CLIENT_IP:
+            self.client_ip = ClientIPAffinity(balancing.client_ip_timeout_s)
+            if before is not None:  # another timeout: who is assigned stays so
+                self.client_ip.merge(before.snapshot(now), now)
         cookie = balancing.cookie if balancing.affinity is AffinityMode.COOKIE else None
-        self.cookies = None if cookie is None else CookieSessions(cookie, self.upstream.key, self._rng, wall_clock)
+        self.cookies = (
+            None if cookie is None else CookieSessions(cookie, self.upstream.key, self._rng, self._wall_clock)
+        )
         self.sticky = self.client_ip is not None or self.cookies is not None or self._hash_key is not None
 
     def update(self, upstream: Upstream, now: float) -> None:
-        """Take the endpoints of `upstream`; those that stay keep their state, those that left are retired. The balancing never changes
-        under one key (the translator puts it into the key)."""
+        """Take the endpoints of `upstream`; those that stay keep their state, those that left are retired. The balancing can
+        change under one key too: by the Service's `sessionAffinity`."""
         self.upstream = upstream
+        if upstream.balancing != self.balancing:
+            self._bind(upstream.balancing, now)
         states = self._states
         current = {e: states.get(e) or self._open(e) for e in upstream.endpoints}
         for endpoint, state in states.items():
@@ -334,11 +343,15 @@ class Runtime:
             runtime = self.upstreams.get(upstream.key)
             if runtime is None:
                 stats = self._metrics.upstream(upstream.namespace, upstream.service)
-                self.upstreams[upstream.key] = UpstreamRuntime(
+                runtime = self.upstreams[upstream.key] = UpstreamRuntime(
                     upstream, now, self._rng, stats, self._wall_clock, self._open_pool
                 )
             elif runtime.upstream != upstream:
                 runtime.update(upstream, now)
+            if runtime.client_ip is not None:
+                self.client_ip[upstream.key] = runtime
+            else:
+                self.client_ip.pop(upstream.key, None)
 
     def _retire(self, keys: Iterable[UpstreamKey]) -> None:
         for key in list(keys):

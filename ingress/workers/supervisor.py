@@ -295,12 +295,19 @@ class AffinityHub:
         self._clients: dict[UpstreamKey, ClientIPAffinity] = {}
 
     def follow(self, table: RoutingTable) -> None:
-        for key in [k for k in self._clients if k not in table.upstreams]:
-            del self._clients[key]
+        followed: dict[UpstreamKey, ClientIPAffinity] = {}
         for key, upstream in table.upstreams.items():
             balancing = upstream.balancing
-            if balancing.affinity is AffinityMode.CLIENT_IP and key not in self._clients:
-                self._clients[key] = ClientIPAffinity(balancing.client_ip_timeout_s)
+            if balancing.affinity is not AffinityMode.CLIENT_IP:
+                continue
+            known = self._clients.get(key)
+            if known is None or known.timeout_s != balancing.client_ip_timeout_s:
+                before, known = known, ClientIPAffinity(balancing.client_ip_timeout_s)
+                if before is not None:
+                    now = asyncio.get_running_loop().time()
+                    known.merge(before.snapshot(now), now)
+            followed[key] = known
+        self._clients = followed
 
     def merge(self, updates: dict[UpstreamKey, list[Update]]) -> dict[UpstreamKey, list[Update]]:
         """Returns what is to be told to the other workers."""
