@@ -9,6 +9,7 @@ Order of an end: not ready (for `shutdown_grace_s`, still accepting), then the w
 import asyncio
 import dataclasses
 import gc
+import itertools
 import logging
 import signal
 import time
@@ -88,7 +89,12 @@ class Controller:
             self._pool = Supervisor(settings.proxy, bound, settings.log_format, settings.log_level)
         else:
             self._pool = InProcess(settings.proxy, bound[0], settings.log_format, loop)
-        self._admin = await admin.start(self._view(), settings.admin_addresses)
+        try:
+            self._admin = await admin.start(self._view(), settings.admin_addresses)
+        except BaseException:
+            for sock in itertools.chain.from_iterable(bound):
+                sock.close()
+            raise
         for address in self.http_addresses:
             _log.info(
                 "listening on http://%s:%d with %s",
