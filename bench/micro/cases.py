@@ -1,14 +1,21 @@
 """The functions that are timed, over one table: 1,000 hosts with 10 routes, 2,000 upstreams with 10 endpoints."""
 
 from collections.abc import Callable
+from random import Random
 
 import msgspec
 
+from bench.micro.plumbing import BROWSER, SMALL, exchange
 from bench.micro.runner import Case
+from ingress.balancing.base import EndpointState
+from ingress.balancing.registry import build_picker
+from ingress.routing.path import normalize_path
 from ingress.routing.table import (
+    Balancing,
     Endpoint,
     HostPattern,
     HostRoutes,
+    LoadBalance,
     PathType,
     Route,
     RoutingTable,
@@ -18,6 +25,7 @@ from ingress.routing.table import (
     apply_delta,
     diff_tables,
 )
+from ingress.routing.trie import HostIndex, PathTrie
 
 HOSTS, PATHS, UPSTREAMS, ENDPOINTS = 1000, 10, 2000, 10
 
@@ -101,7 +109,58 @@ def _encode_table() -> Callable[[], object]:
     return lambda: encoder.encode(table)
 
 
+def _index() -> HostIndex[Route]:
+    table = routing_table()
+    index: HostIndex[Route] = HostIndex()
+    for host, routes in table.hosts.items():
+        trie: PathTrie[Route] = PathTrie()
+        for route in routes.routes:
+            trie.add(route.path.encode(), route.path_type, route)
+        index.set(host, trie)
+    return index
+
+
+def _match() -> Callable[[], object]:
+    index = _index()
+
+    def match() -> Route | None:
+        trie = index.lookup(b"host-0500.example.com")
+        return None if trie is None else trie.match(b"/app-5/item/42")
+
+    return match
+
+
+def _pick(load_balance: LoadBalance) -> Callable[[], Callable[[], object]]:
+    def make() -> Callable[[], object]:
+        states = [EndpointState(e) for e in upstream(1).endpoints]
+        picker = build_picker(Balancing(load_balance=load_balance), states, Random(1))
+        return lambda: picker.pick(1.0, 0x123456789ABCDEF)
+
+    return make
+
+
+def _exchange(request: bytes) -> Callable[[], Callable[[], object]]:
+    def make() -> Callable[[], object]:
+        table = routing_table()
+        host = table.hosts[HostPattern("host-0500.example.com")]
+        route = host.routes[5]
+        assert route.upstream is not None
+        one = msgspec.structs.replace(table.upstreams[route.upstream], endpoints=(Endpoint("10.0.0.1", 80),))
+        table = msgspec.structs.replace(table, upstreams=table.upstreams | {one.key: one})
+        return exchange(table, one.key, request % (route.path.encode() + b"/item?id=42", host.host.encode()))
+
+    return make
+
+
 CASES = (
+    Case("match, 10,000 routes", _match),
+    Case("normal form of a clean path", lambda: lambda: normalize_path(b"/app-5/item/42")),
+    Case(
+        "normal form of a path with dots and escapes", lambda: lambda: normalize_path(b"/app-5/./%7Euser//item/../42")
+    ),
+    *(Case(f"pick of 10 endpoints, {lb}", _pick(lb)) for lb in LoadBalance),
+    Case("request and response, no sockets, 1 header", _exchange(SMALL)),
+    Case("request and response, no sockets, 10 headers", _exchange(BROWSER)),
     Case("diff_tables, 10,000 routes, one edit", _diff_one_edit),
     Case("diff_tables, 10,000 routes, all rebuilt", _diff_rebuilt),
     Case("apply_delta, one edit", _apply),

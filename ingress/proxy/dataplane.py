@@ -94,12 +94,13 @@ class DataPlane:
         for sock in sockets:
             own = sock.dup()
             own.setblocking(False)
-            server = await self._loop.create_server(self._accept, sock=own.dup(), backlog=BACKLOG)
+            server = await self._loop.create_server(self.accept, sock=own.dup(), backlog=BACKLOG)
             self._listeners.append((server, own))
         if self._sweeper is None:
             self._sweeper = self._loop.call_later(_SWEEP_S, self._sweep)
 
-    def _accept(self) -> ClientConnection:
+    def accept(self) -> ClientConnection:
+        """The protocol for one more connection."""
         return ClientConnection(self, self._manager, self._loop)
 
     @property
@@ -158,7 +159,7 @@ class DataPlane:
             except OSError:
                 return
             accepted.setblocking(False)
-            await self._loop.connect_accepted_socket(self._accept, accepted)
+            await self._loop.connect_accepted_socket(self.accept, accepted)
 
     async def drain(self, timeout_s: float) -> bool:
         """Let what is under way finish; idle connections are closed by the sweep. False when time was up and the rest was cut."""

@@ -23,12 +23,12 @@ from ingress.proxy.http1 import reason_phrase
 from ingress.proxy.httpdate import http_date
 from ingress.proxy.link import IDEMPOTENT, LinkedRoute, Runtime, Snapshot, UpstreamRuntime
 from ingress.proxy.upstream import UpstreamConnection
-from ingress.routing.path import decoded_view, normalize_path
+from ingress.routing.path import decoded_view, is_normal, normalize_path
 from ingress.routing.trie import PathTrie
 
 _log = logging.getLogger(__name__)
 _REFUSED_METHODS = frozenset((b"CONNECT", b"TRACE"))
-_PERCENT, _BACKSLASH, _QUESTION_MARK = b"%\\?"
+_QUESTION_MARK = ord("?")
 _TIMEOUTS = frozenset((Reason.CONNECT_TIMEOUT, Reason.READ_TIMEOUT, Reason.SEND_TIMEOUT))
 _NOTHING_SENT = frozenset((Reason.CONNECT_FAILED, Reason.CONNECT_TIMEOUT))
 # After these the connection to the client can't go on: where the next request begins is unknown, or its body won't be read.
@@ -132,14 +132,7 @@ class Forwarder:
         target = exchange.target
         try:
             exchange.host, trie = snapshot.host(exchange.authority)
-            # Integers and find(): `bytes in bytes` raises and swallows a TypeError inside CPython, five times the cost.
-            if (
-                _PERCENT in target
-                or _BACKSLASH in target
-                or target.find(b"//") >= 0
-                or target.find(b"/.") >= 0
-                or not target.isascii()
-            ):
+            if not is_normal(target):
                 route = self._find_unusual(snapshot, trie, exchange)
             else:
                 path = target
