@@ -346,6 +346,8 @@ class Runtime:
                 runtime = self.upstreams[upstream.key] = UpstreamRuntime(
                     upstream, now, self._rng, stats, self._wall_clock, self._open_pool
                 )
+                if runtime.client_ip is not None:
+                    self.client_ip[upstream.key] = runtime
             elif runtime.upstream != upstream:
                 runtime.update(upstream, now)
             if runtime.client_ip is not None:

@@ -835,7 +835,8 @@ class ClientConnection(RequestHandler):
     def _sweep_idle(self, now: float, silent_s: float) -> None:
         assert self.transport is not None
         settings = self._settings
-        if self._in_head or not self._requests:
+        draining = self._forwarder_host.draining
+        if self._in_head or not (self._requests or draining):
             # From the first byte to the end of the head, however it trickles in.
             if not self._head_timer:
                 self._head_timer = now
@@ -846,7 +847,7 @@ class ClientConnection(RequestHandler):
                     self.transport.close()
             return
         self._head_timer = 0.0
-        if silent_s > (_DRAIN_IDLE_S if self._forwarder_host.draining else settings.keepalive_timeout_s):
+        if silent_s > (_DRAIN_IDLE_S if draining else settings.keepalive_timeout_s):
             self.transport.close()
 
     def _sweep_continue(self, active: Exchange, now: float) -> None:
