@@ -103,7 +103,9 @@ def test_endpoint_not_ready_is_live(demo, manifests):
     head, *slices = before.split("---\n")
     replace(
         file,
-        "---\n".join([head, *(s.replace("ready: true", "ready: false") if "name: toad-xueq1" in s else s for s in slices)]),
+        "---\n".join(
+            [head, *(s.replace("ready: true", "ready: false") if "name: toad-xueq1" in s else s for s in slices)]
+        ),
     )
     eventually(lambda: {demo.pod("toad.example.com") for _ in range(6)} == {"toad-7hmvb"}, "one Pod is left")
     replace(file, before)

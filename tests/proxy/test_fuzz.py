@@ -18,6 +18,7 @@ from tests.proxy.support import (
     response,
     until,
 )
+import itertools
 
 FEWER = settings(max_examples=120, suppress_health_check=[HealthCheck.too_slow])
 
@@ -108,7 +109,7 @@ cuts = st.lists(st.integers(0, 400), max_size=6)
 
 def cut(data: bytes, places: list[int]) -> list[bytes]:
     edges = sorted({0, len(data), *(place for place in places if place < len(data))})
-    return [data[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    return [data[a:b] for a, b in itertools.pairwise(edges)]
 
 
 async def quiet(proxy: Proxy) -> None:

@@ -23,6 +23,7 @@ from ingress.routing.table import (
     diff_tables,
 )
 from tests.proxy.support import BackendConnection, Proxy, response, routes, table, until
+import itertools
 
 # ---- under traffic ------------------------------------------------------------------------------------------------
 
@@ -194,7 +195,7 @@ def view(snapshot: Snapshot) -> list[object]:
 def test_link_delta_is_link(sequence: list[RoutingTable]) -> None:
     live = runtime()
     snapshot = live.link(sequence[0])
-    for old, new in zip(sequence, sequence[1:], strict=False):
+    for old, new in itertools.pairwise(sequence):
         pools = {id(s.pool): s.pool for u in live.upstreams.values() for s in u.states}
         snapshot = live.link_delta(snapshot, diff_tables(old, new))
         assert snapshot.table == new
