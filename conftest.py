@@ -59,7 +59,7 @@ class _Guard:
     """State of the audit hook, which can't be removed once added."""
 
     network = Network.LOOPBACK
-    violations: list[str] = []  # one guard, one list
+    violations: list[str] = []  # noqa: RUF012  # one guard, one list
 
     def forbid(self, what: str) -> None:
         self.violations.append(what)

@@ -68,7 +68,7 @@ class Controller:
 
     async def ready(self) -> None:
         """Wait until /readyz would say so."""
-        while self._pool is None or not self._readiness(self._pool).ok:
+        while self._pool is None or not self._readiness(self._pool).ok:  # noqa: ASYNC110 - made of several states
             await asyncio.sleep(0.02)
 
     @property
@@ -172,7 +172,7 @@ class Controller:
     async def _settle(self, names: frozenset[str]) -> None:
         """The first sync counts when ExternalName hosts were looked up, or could not be in reasonable time."""
         deadline = time.monotonic() + _FIRST_LOOKUP_S
-        while any(name not in self._store.state.resolved for name in names) and time.monotonic() < deadline:
+        while any(name not in self._store.state.resolved for name in names) and time.monotonic() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
         self._synced = True
 

@@ -48,7 +48,7 @@ async def status(controller: Controller, host: str) -> int:
 
 async def becomes(controller: Controller, host: str, expected: int) -> None:
     async with asyncio.timeout(10):
-        while await status(controller, host) != expected:
+        while await status(controller, host) != expected:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
 

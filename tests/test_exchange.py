@@ -1,7 +1,6 @@
 """`Exchange`: defaults that are nobody else's, look-ups of fields, the size of a head."""
 
 import pytest
-
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -41,7 +41,7 @@ async def test_loop_connects_to_other_machine(bites):
 
 async def test_sleep_in_loop(bites):
     with pytest.raises(RuntimeError, match=r"time\.sleep\(0\.001\) inside an event loop"):
-        time.sleep(0.001)
+        time.sleep(0.001)  # noqa: ASYNC251
 
 
 async def test_blocking_connect_in_loop(bites):

@@ -114,7 +114,7 @@ class World:
         process.send(signal.SIGTERM)
         try:
             async with asyncio.timeout(BACKEND_END_LIMIT_S):
-                while not process.ended():
+                while not process.ended():  # noqa: ASYNC110 - a process has no event to wait for
                     await asyncio.sleep(0.05)
         except TimeoutError:
             self.failures.append(f"{process.name} still has connections {BACKEND_END_LIMIT_S:.0f} s after SIGTERM")

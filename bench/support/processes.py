@@ -163,7 +163,7 @@ class ProcessTree:
                 env={**os.environ, **(env or {})},
                 cwd=cwd,
                 start_new_session=True,
-                preexec_fn=_before_exec(cores, os.getpid()),
+                preexec_fn=_before_exec(cores, os.getpid()),  # noqa: PLW1509 - there is one thread
             )
         self.pid = self._process.pid
 

@@ -880,7 +880,7 @@ class ClientConnection(RequestHandler):
         if self.transport is not None:
             self.transport.abort()
 
-    async def shutdown(self, timeout: float | None = 15.0) -> None:
+    async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109 - aiohttp's signature
         self.force_close()
 
     def __repr__(self) -> str:

@@ -1,6 +1,7 @@
 """Any bytes from either side, cut anywhere: no error of ours, nothing that can be understood in two ways, nobody else's answer."""
 
 import asyncio
+import itertools
 import re
 from dataclasses import dataclass
 
@@ -18,7 +19,6 @@ from tests.proxy.support import (
     response,
     until,
 )
-import itertools
 
 FEWER = settings(max_examples=120, suppress_health_check=[HealthCheck.too_slow])
 

@@ -1,6 +1,7 @@
 """New tables under traffic, deltas, and that a delta leads to the same snapshot as the whole table."""
 
 import asyncio
+import itertools
 import random
 
 import pytest
@@ -23,7 +24,6 @@ from ingress.routing.table import (
     diff_tables,
 )
 from tests.proxy.support import BackendConnection, Proxy, response, routes, table, until
-import itertools
 
 # ---- under traffic ------------------------------------------------------------------------------------------------
 
