@@ -39,5 +39,6 @@ def serve(folder: Path) -> Iterator[Callable[..., Serve]]:
         return started[-1]
 
     yield start
+    close_connections()  # before the end, which waits a second for idle ones
     for one in started:
         one.stop()

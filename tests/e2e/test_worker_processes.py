@@ -79,15 +79,16 @@ def test_same_behaviour_with_any_number(site, serve, workers):
     assert live.stop() == 0
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("workers", "number"), [(0, signal.SIGINT), (2, signal.SIGTERM)], ids=["one-process", "two-workers"]
+)
 def test_drain(site, serve, workers, number):
     """The request under way ends well, idle connections are told, nobody listens, all processes end."""
     live = serve(workers=workers)
     children = live.children
     slow, kept = Connection(live.http), Connection(live.http)
     assert kept.get("/", "web.test").headers["Connection"] is None
-    slow.send("/delay/1.5", "web.test")
+    slow.send("/delay/1", "web.test")
     eventually(lambda: live.metric("aioingress_requests_in_flight") == 1)
     live.signal(number)
     eventually(lambda: live.readiness() == (503, "draining"))
@@ -146,7 +147,7 @@ def test_drain_timeout_closes_what_is_left(site, serve, workers):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_grace_period_goes_on_accepting(site, serve, workers):
-    live = serve("--shutdown-grace-period", "1.5", workers=workers)
+    live = serve("--shutdown-grace-period", "1", workers=workers)
     live.signal(signal.SIGTERM)
     eventually(lambda: live.readiness() == (503, "draining"))
     answer = live.get("web.test")
@@ -242,7 +243,7 @@ def test_terminated_worker_finishes_its_requests(site, serve):
     live = serve(workers=1)
     (pid,) = live.children
     slow = Connection(live.http)
-    slow.send("/delay/1.5", "web.test")
+    slow.send("/delay/1", "web.test")
     eventually(lambda: live.metric("aioingress_requests_in_flight") == 1)
     os.kill(pid, signal.SIGTERM)
     eventually(lambda: len(live.children) == 2, "its successor starts at once")
@@ -316,7 +317,7 @@ def test_connections_before_readiness_wait(site):
         live.stop()
 
 
-@pytest.mark.parametrize("delay_s", [0.2, 0.35, 0.5, 0.65, 0.8])
+@pytest.mark.parametrize("delay_s", [0.2, 0.5, 0.7])
 def test_signal_while_starting(site, delay_s):
     """Whatever is just being started ends, soon, and without a traceback."""
     live = Serve(site, workers=2, wait_ready=False)
