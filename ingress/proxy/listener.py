@@ -286,32 +286,43 @@ class ClientConnection(RequestHandler):
                 self._pause(_PIPELINE)
                 break
             step = _SLICE if self._building is None else _BODY_SLICE
-            self._feed(data[position : position + step] if position or size > step else data)
+            held = not self._feed(data[position : position + step] if position or size > step else data)
             position += step
+            if self._backlog or (held and self._read_pauses & _PIPELINE):
+                self._backlog += data[position:]  # what stands before it was not parsed either
+                break
             if self._active is None and self._pending:
                 self._next()
 
-    def _feed(self, data: bytes) -> None:
-        parser = self._wire
-        assert parser is not None
-        self._slice = data
-        self._at_start = not self._in_head and self._building is None
-        try:
-            parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            self._after_upgrade_request(data[upgrade.args[0] :])
-            return
-        except httptools.HttpParserCallbackError as error:
-            cause = error.__context__
-            if not isinstance(cause, _Refused):
-                _log.error("failed to read a request of %s", self._address, exc_info=cause)
-                cause = _Refused(Reason.INTERNAL)
-            self._refuse(cause.reason)
-            return
-        except httptools.HttpParserError as error:
-            _log.debug("400 for %s: %s", self._address, error)
-            self._refuse(Reason.BAD_REQUEST)
-            return
+    def _feed(self, data: bytes) -> bool:
+        """False when a part was left for later, behind a request that asks for a switch."""
+        while True:
+            parser = self._wire
+            assert parser is not None
+            self._slice = data
+            self._at_start = not self._in_head and self._building is None
+            try:
+                parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                data = data[upgrade.args[0] :]
+                if self._resumed is None:
+                    self._after_upgrade_request(data)
+                    return False
+                self._resume_body(self._resumed)
+                if data:
+                    continue
+            except httptools.HttpParserCallbackError as error:
+                cause = error.__context__
+                if not isinstance(cause, _Refused):
+                    _log.error("failed to read a request of %s", self._address, exc_info=cause)
+                    cause = _Refused(Reason.INTERNAL)
+                self._refuse(cause.reason)
+                return True
+            except httptools.HttpParserError as error:
+                _log.debug("400 for %s: %s", self._address, error)
+                self._refuse(Reason.BAD_REQUEST)
+                return True
+            break
         if self._in_head or self._building is not None:
             if not self._fed:
                 self._fed_first = len(data)
@@ -323,6 +334,7 @@ class ClientConnection(RequestHandler):
                 self._refuse(Reason.URI_TOO_LONG if only_line else Reason.HEADERS_TOO_LARGE)
         if len(self._pending) >= _PIPELINE_LIMIT:
             self._pause(_PIPELINE)
+        return True
 
     def on_message_begin(self) -> None:
         self._in_head = True
@@ -517,19 +529,18 @@ class ClientConnection(RequestHandler):
 
     def _after_upgrade_request(self, rest: bytes) -> None:
         """llhttp stops behind a request that asks for a switch; what follows belongs to the new protocol, if there will be one."""
-        parser = self._wire = httptools.HttpRequestParser(self)
-        body_of = self._resumed
-        if body_of is not None:
-            chunked = body_of.body_framing == BodyFraming.CHUNKED
-            framing = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: %d" % body_of.content_length
-            parser.feed_data(b"POST / HTTP/1.1\r\n" + framing + b"\r\n\r\n")
-            if rest:
-                self._feed(rest)
-            return
+        self._wire = httptools.HttpRequestParser(self)
         self._backlog = rest
         self._pause(_PIPELINE)
         if self._active is None and self._pending:
             self._next()
+
+    def _resume_body(self, exchange: Exchange) -> None:
+        """Go on with the body of a request that llhttp has stopped behind: by a parser that was told of no switch."""
+        chunked = exchange.body_framing == BodyFraming.CHUNKED
+        framing = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: %d" % exchange.content_length
+        parser = self._wire = httptools.HttpRequestParser(self)
+        parser.feed_data(b"POST / HTTP/1.1\r\n" + framing + b"\r\n\r\n")
 
     # ---- serving -------------------------------------------------------------------------------------------------
 
@@ -553,7 +564,8 @@ class ClientConnection(RequestHandler):
         self._resume(_UPSTREAM)
         if not exchange.keep_alive:
             self._active = None
-            self._finish_connection(unread=not exchange.body_complete or self._failed)
+            more = self._pending or self._backlog or self._read_pauses  # a pipeline: its rest may be in the socket
+            self._finish_connection(unread=bool(more) or not exchange.body_complete or self._failed)
             return
         if not exchange.body_complete:
             self._discarding = True  # the rest of the body is read before the next request
@@ -571,12 +583,9 @@ class ClientConnection(RequestHandler):
             self._go_on()
 
     def _go_on(self) -> None:
-        pending = self._pending
-        if pending:
+        if self._pending or self._read_pauses:
             # From the loop, not from here: a chain of answers must not become a chain of stack frames.
             self._loop.call_soon(self._continue)
-        elif self._read_pauses:
-            self._continue()
 
     def _continue(self) -> None:
         if self.transport is None or self._tunnel is not None:

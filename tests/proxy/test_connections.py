@@ -68,6 +68,23 @@ async def test_keepalive_requests() -> None:
         assert await client.closed()
 
 
+async def test_a_pipeline_that_is_cut_short_loses_no_answer() -> None:
+    """Closing with input unread would reset the connection, and take answers away that the client has not read yet."""
+    async with one_backend(echo_target, keepalive_requests=50) as (proxy, _):
+        client = await proxy.client()
+        client.writer.transport.pause_reading()
+        task = asyncio.create_task(client.send(get("/") * 100_000))
+        await until(lambda: len(proxy.log.records) == 50)
+        await asyncio.sleep(0.02)
+        client.writer.transport.resume_reading()
+        for number in range(50):
+            got = await client.response()
+            assert got.values("Connection") == ([b"close"] if number == 49 else [])
+        client.reset()
+        await asyncio.wait([task])
+        task.exception()
+
+
 async def test_upstream_keepalive_requests() -> None:
     async with one_backend(echo_target, upstream_keepalive_requests=2) as (proxy, backend):
         client = await proxy.client()

@@ -43,8 +43,7 @@ def read_strictly(data: bytes) -> list[Read]:
     """The complete requests at the beginning of `data`, up to the first thing that is wrong or unfinished."""
     found: list[Read] = []
     while True:
-        while data[:2] == b"\r\n":
-            data = data[2:]
+        data = data.lstrip(b"\r\n")  # empty lines before a request are passed over, even bare ones
         head, end, data = data.partition(b"\r\n\r\n")
         if not end:
             return found

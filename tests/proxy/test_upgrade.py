@@ -8,7 +8,7 @@ import pytest
 from aiohttp import web
 
 from ingress.routing.table import Endpoint, TrafficPolicy
-from tests.proxy.support import BackendConnection, Client, Proxy, answer, one_backend, response, until
+from tests.proxy.support import BackendConnection, Client, Proxy, answer, one_backend, response, routes, until
 
 ASK = b"GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: %b\r\nSec-WebSocket-Key: x\r\n\r\n"
 CUSTOM = ASK % b"custom/1"
@@ -236,6 +236,50 @@ async def test_behind_other_requests() -> None:
         assert (await client.response()).body == b"plain"
         assert (await client.response()).status == 101
         assert await client.reader.readexactly(5) == b"early"
+
+
+@pytest.mark.parametrize("size", [4000, 8192, 20_000, 300_000])
+@pytest.mark.parametrize("refused", [True, False])
+async def test_much_behind_a_handshake(size: int, refused: bool) -> None:
+    """More than the parser gets at once."""
+    async with Proxy(keepalive_requests=100_000) as proxy:
+        backend = await proxy.backend(echo)
+        proxy.plane.swap(routes({"/next": [backend]} if refused else {"/": [backend]}))
+        client = await proxy.client()
+        following = GET * (size // len(GET))
+        await client.send(CUSTOM + following)
+        if refused:
+            assert (await client.response()).status == 404
+            for _ in range(size // len(GET)):
+                assert (await client.response()).body == b"plain"
+        else:
+            assert (await client.response()).status == 101
+            assert await client.reader.readexactly(5 + len(following)) == b"hello" + following
+
+
+async def test_a_slice_that_ends_with_the_handshake() -> None:
+    pad = b"X: " + b"x" * (8192 - len(CUSTOM) - 5) + b"\r\n"
+    data = CUSTOM.replace(b"Host: a\r\n", b"Host: a\r\n" + pad)
+    assert len(data) == 8192
+    async with one_backend(echo) as (proxy, _):
+        client = await opened(proxy, data + b"early")
+        assert await client.reader.readexactly(10) == b"helloearly"
+
+
+@pytest.mark.parametrize("body", [b"", b"x"])
+async def test_a_flood_of_handshakes(body: bytes) -> None:
+    """A chain of answers must not become a chain of stack frames."""
+    short = b"GET / HTTP/1.1\r\nHost:\r\nConnection:upgrade\r\nUpgrade:x\r\n"
+    one = short + (b"Content-Length:1\r\n\r\nx" if body else b"\r\n")
+    start = b"POST / HTTP/1.1\r\nHost:\r\nContent-Length: 20000\r\n\r\n" + b"x" * 20000  # larger slices
+    count = 2000
+    async with Proxy(keepalive_requests=count + 1) as proxy:
+        proxy.plane.swap(routes({"/": 404}))
+        client = await proxy.client()
+        task = asyncio.create_task(client.send(start + one * count))
+        for _ in range(count + 1):
+            assert (await client.response()).status == 404
+        await task
 
 
 # ---- the end ------------------------------------------------------------------------------------------------------
