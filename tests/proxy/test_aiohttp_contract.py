@@ -63,7 +63,7 @@ class Spy(RequestHandler):
     def close(self) -> None:
         self.calls.append("close")
 
-    async def shutdown(self, timeout: float | None = 15.0) -> None:
+    async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109 - its signature
         self.calls.append("shutdown")
 
 
@@ -138,7 +138,7 @@ async def test_closing_waits_for_the_request_under_way() -> None:
     async with one_backend(slow) as (proxy, backend):
         client = await proxy.client()
         await client.send(GET)
-        while not backend.requests:
+        while not backend.requests:  # noqa: ASYNC110
             await asyncio.sleep(0.002)
         (connection,) = proxy.plane.client_connections
         assert not connection.idle
