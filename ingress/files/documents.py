@@ -145,9 +145,10 @@ def split(text: str) -> Iterator[tuple[int, str]]:
     line = 0
     held = ""
     for start, end in pairwise(starts):
-        piece = held + text[start:end]
+        part = text[start:end]
+        piece = held + part
         held = ""
-        if "%" in piece and end < len(text) and _DIRECTIVE.search(piece) is not None:
+        if "%" in part and end < len(text) and _DIRECTIVE.search(part) is not None:
             held = piece
             continue
         if piece and not piece.isspace() and piece.rstrip() != "---":

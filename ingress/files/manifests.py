@@ -30,7 +30,7 @@ class _File:
     errors: tuple[Verdict, ...] = ()  # why the content on disk is not the one in service
     waiting: Signature | None = None  # of content that must prove itself
     until: float = 0.0  # when `waiting` will have proved itself
-    missing_since: float | None = None
+    gone_at: float | None = None  # missing: when its objects go unless it comes back
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,7 @@ class Manifests:
     def _look(self, path: str, seen: Signature, now: float) -> bool:
         """Read the file if it isn't the one last taken; return whether objects or verdicts are different now."""
         file = self._files.get(path)
-        if file is not None and file.missing_since is None:
+        if file is not None and file.gone_at is None:
             if file.applied == seen:
                 return False
             if file.waiting == seen and now < file.until:
@@ -147,7 +147,7 @@ class Manifests:
             self._settled(path, file)
             file.applied = None  # it may be readable again without a change of its own
             return self._set_errors(path, file, (unreadable(name, f"The file can't be read: {error}"),))
-        file.missing_since = None
+        file.gone_at = None
         manifest = read_manifest(name, data, file.manifest.documents, is_json=path.lower().endswith(".json"))
         patience = self._patience(path, file, is_new, data, seen, manifest)
         if not stood_still and self._loaded:
@@ -194,9 +194,9 @@ class Manifests:
     def _is_overdue(self, path: str, now: float) -> bool:
         """Note that a known file is missing; whether it has been for long enough."""
         file = self._files[path]
-        if file.missing_since is None:
-            file.missing_since = now
-        if now - file.missing_since >= MISSING_S:
+        if file.gone_at is None:
+            file.gone_at = now + MISSING_S
+        if now >= file.gone_at:
             return True
         self._unsettled.add(path)
         return False
@@ -209,7 +209,7 @@ class Manifests:
 
     def _settled(self, path: str, file: _File) -> None:
         file.waiting = None
-        file.missing_since = None
+        file.gone_at = None
         self._unsettled.discard(path)
 
     def _again(self) -> float | None:
@@ -217,7 +217,15 @@ class Manifests:
         return SETTLE_S / 4 if self._unsettled else None
 
     def _is_alias(self, path: str, status: os.stat_result) -> bool:
-        return status.st_nlink > 1 or self._inodes.get((status.st_dev, status.st_ino), path) != path
+        if status.st_nlink > 1:
+            return True
+        known = self._inodes.get((status.st_dev, status.st_ino), path)
+        if known == path:
+            return False
+        try:
+            return os.path.samestat(os.stat(known), status)  # not if the number was only used again
+        except OSError:
+            return False
 
     # ---- folders --------------------------------------------------------------------------------------------------
 

@@ -150,8 +150,12 @@ _Parser = _parser_class()
 
 def parse_yaml(text: str) -> list[RawDocument]:
     """Every document of `text`; empty ones (comments only) are left out. Raise ParseError."""
+    return _parse_with(_Parser, text)
+
+
+def _parse_with(parser: Any, text: str) -> list[RawDocument]:
     try:
-        return _build(_Parser(text))
+        return _build(parser(text))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         problem = _one_line(": ".join(part for part in (error.context, error.problem) if part) or "not YAML")
@@ -190,7 +194,7 @@ class _Frame:
         self.value = value
         self.is_map = is_map
         self.key: Any = _NO_KEY
-        self.merges: list[Any] | None = None
+        self.merges: list[tuple[list[Any], Any]] | None = None
         self.anchor = anchor
         self.nodes_before = nodes_before
 
@@ -271,7 +275,7 @@ def _build(parser: Any) -> list[RawDocument]:
         elif kind is MappingEndEvent or kind is SequenceEndEvent:
             closed = stack.pop()
             if closed.merges is not None:
-                _merge(closed.value, closed.merges, event)
+                _merge(closed.value, closed.merges)
             if closed.anchor is not None:
                 anchors.values[closed.anchor] = (closed.value, nodes - closed.nodes_before)
             frame = stack[-1] if stack else None
@@ -317,16 +321,16 @@ def _attach(frame: _Frame, value: Any, event: Any) -> None:
             raise _at("<< needs a mapping or a list of mappings", event.start_mark)
         if frame.merges is None:
             frame.merges = []
-        frame.merges.append(sources)
+        frame.merges.append((sources, event))
         frame.key = _NO_KEY
     else:
         frame.value[frame.key] = value
         frame.key = _NO_KEY
 
 
-def _merge(target: dict[str, Any], merges: list[Any], event: Any) -> None:
+def _merge(target: dict[str, Any], merges: list[tuple[list[Any], Any]]) -> None:
     """Keys written out win over merged ones, earlier sources over later ones (YAML merge key type)."""
-    for sources in merges:
+    for sources, event in merges:
         for source in sources:
             if not isinstance(source, dict):
                 raise _at("<< needs a mapping or a list of mappings", event.start_mark)
@@ -384,7 +388,9 @@ def _json_error(text: str, error: msgspec.DecodeError) -> ParseError:
     message, line, column = _one_line(str(error)), 0, 0
     if (found := _BYTE.fullmatch(str(error))) is not None:
         message = _one_line(found[1])
-        before = text.encode()[: int(found[2])].decode(errors="ignore")
+        # of characters behind the value it counts one too many
+        offset = int(found[2]) - ("trailing" in message)
+        before = text.encode()[:offset].decode(errors="ignore")
         line, column = before.count("\n"), len(before) - (before.rfind("\n") + 1)
     elif "truncated" in message:
         line = text.count("\n")

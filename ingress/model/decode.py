@@ -234,7 +234,7 @@ def _without_nulls(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 # ---- msgspec's error text -> field, value, sentence ---------------------------------------------------------------
 
-_AT = re.compile(r"(?s)(.*) - at (?:key in )?`\$(.*)`")
+_AT = re.compile(r"(?s)(.*) - at (?:`key` in )?`\$(.*)`")
 _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]|(\[\.\.\.\])")
 _MISSING = re.compile(r"Object missing required field `([^`]*)`")
 _WORD = re.compile(r"`([^`]*)`")

@@ -94,12 +94,13 @@ class DataPlane:
         for sock in sockets:
             own = sock.dup()
             own.setblocking(False)
-            server = await self._loop.create_server(self._accept, sock=own.dup(), backlog=BACKLOG)
+            server = await self._loop.create_server(self.accept, sock=own.dup(), backlog=BACKLOG)
             self._listeners.append((server, own))
         if self._sweeper is None:
             self._sweeper = self._loop.call_later(_SWEEP_S, self._sweep)
 
-    def _accept(self) -> ClientConnection:
+    def accept(self) -> ClientConnection:
+        """The protocol for one more connection."""
         return ClientConnection(self, self._manager, self._loop)
 
     @property
@@ -135,9 +136,14 @@ class DataPlane:
 
     # ---- drain ---------------------------------------------------------------------------------------------------
 
+    def _begin_drain(self) -> None:
+        self.draining = True
+        for connection in self.client_connections:
+            connection.begin_drain()
+
     async def stop_accepting(self, last: bool) -> None:
         """Close the listeners. With `last` nobody else accepts on these sockets: what the kernel has queued is taken in first."""
-        self.draining = True
+        self._begin_drain()
         listeners, self._listeners = self._listeners, []
         for server, _ in listeners:
             server.close()
@@ -153,11 +159,11 @@ class DataPlane:
             except OSError:
                 return
             accepted.setblocking(False)
-            await self._loop.connect_accepted_socket(self._accept, accepted)
+            await self._loop.connect_accepted_socket(self.accept, accepted)
 
     async def drain(self, timeout_s: float) -> bool:
         """Let what is under way finish; idle connections are closed by the sweep. False when time was up and the rest was cut."""
-        self.draining = True
+        self._begin_drain()
         try:
             async with asyncio.timeout(timeout_s):
                 while self.connections:

@@ -16,17 +16,19 @@ from ingress.balancing import ejection, ewma
 from ingress.balancing.base import EndpointState
 from ingress.config import ProxySettings
 from ingress.errors import ProxyError, Reason
-from ingress.exchange import BodyFraming, Exchange, Field
+from ingress.exchange import LENGTH, NO_BODY, Exchange, Field, field_pieces
 from ingress.metrics import WorkerMetrics
 from ingress.proxy.errorpages import ErrorPages
-from ingress.proxy.http1 import reason_phrase, request_head
+from ingress.proxy.http1 import reason_phrase
 from ingress.proxy.httpdate import http_date
 from ingress.proxy.link import IDEMPOTENT, LinkedRoute, Runtime, Snapshot, UpstreamRuntime
 from ingress.proxy.upstream import UpstreamConnection
-from ingress.routing.path import decoded_view, normalize_path
+from ingress.routing.path import decoded_view, is_normal, normalize_path
+from ingress.routing.trie import PathTrie
 
 _log = logging.getLogger(__name__)
 _REFUSED_METHODS = frozenset((b"CONNECT", b"TRACE"))
+_QUESTION_MARK = ord("?")
 _TIMEOUTS = frozenset((Reason.CONNECT_TIMEOUT, Reason.READ_TIMEOUT, Reason.SEND_TIMEOUT))
 _NOTHING_SENT = frozenset((Reason.CONNECT_FAILED, Reason.CONNECT_TIMEOUT))
 # After these the connection to the client can't go on: where the next request begins is unknown, or its body won't be read.
@@ -128,17 +130,17 @@ class Forwarder:
             self._reject(exchange, Reason.NO_ENDPOINT)
             return
         target = exchange.target
-        path, mark, _ = target.partition(b"?")
-        if mark:
-            exchange.query = target[len(path) :]
         try:
-            path = exchange.path = normalize_path(path)
             exchange.host, trie = snapshot.host(exchange.authority)
-            route = snapshot.find(trie, path)
-            if b"%" in path or b"\\" in path:
-                other = decoded_view(path)
-                if other is not None and snapshot.find(trie, other) is not route:
-                    raise ValueError("its escaped separators make it ambiguous")
+            if not is_normal(target):
+                route = self._find_unusual(snapshot, trie, exchange)
+            else:
+                path = target
+                if _QUESTION_MARK in target:
+                    path = target[: target.index(b"?")]
+                    exchange.query = target[len(path) :]
+                exchange.path = path
+                route = snapshot.not_found if trie is None else trie.match(path) or trie.default or snapshot.not_found
         except ValueError as problem:
             _log.debug("400 for %r %r: %s", exchange.authority, target, problem)
             self._reject(exchange, Reason.BAD_REQUEST)
@@ -156,14 +158,23 @@ class Forwarder:
             self.respond(exchange, route.status)
             return
         exchange.upstream = upstream
-        if not upstream.servable:
-            self._reject(exchange, Reason.UPSTREAM_PROTOCOL)
+        picker = upstream.picker
+        if picker is None:
+            self._reject(exchange, Reason.NO_ENDPOINT if upstream.servable else Reason.UPSTREAM_PROTOCOL)
             return
-        endpoint = upstream.pick(exchange, now)
-        if endpoint is None:
-            self._reject(exchange, Reason.NO_ENDPOINT)
-            return
-        self._attempt(exchange, endpoint)
+        self._attempt(exchange, upstream.pick_sticky(exchange, now, picker) if upstream.sticky else picker.pick(now, 0))
+
+    def _find_unusual(self, snapshot: Snapshot, trie: PathTrie[LinkedRoute] | None, exchange: Exchange) -> LinkedRoute:
+        """The route of a target that may not be in normal form. Raises ValueError for what is ambiguous or has none."""
+        raw, mark, _ = exchange.target.partition(b"?")
+        if mark:
+            exchange.query = exchange.target[len(raw) :]
+        path = exchange.path = normalize_path(raw)
+        route = snapshot.find(trie, path)
+        other = decoded_view(path)
+        if other is not None and snapshot.find(trie, other) is not route:
+            raise ValueError("its escaped separators make it ambiguous")
+        return route
 
     def request_body(self, exchange: Exchange, chunk: bytes) -> None:
         """More of the body of an exchange that was handed to `handle`; `exchange.body_bytes` counts it already."""
@@ -225,7 +236,10 @@ class Forwarder:
             connection = idle.pop()
             # What can't be sent twice must not be sent into a connection that the endpoint has closed already.
             if exchange.method in IDEMPOTENT or not connection.peer_has_closed():
-                self._send(exchange, connection)
+                if exchange.body_framing:
+                    self._send_body(exchange, connection)
+                else:
+                    connection.send(exchange)
                 return
             connection.close()
         self._open(exchange, endpoint)
@@ -247,20 +261,17 @@ class Forwarder:
             if exchange.finished:
                 connection.close()
             else:
-                self._send(exchange, connection)
+                self._send_body(exchange, connection)
             return
         exchange.connect_task = None
         if not exchange.finished:
             self._failed(exchange, error, reused=False)
             exchange.downstream.flush()
 
-    def _send(self, exchange: Exchange, connection: UpstreamConnection) -> None:
-        exchange.upstream_connection = connection
-        if not exchange.body_framing:
-            connection.send_head(exchange, request_head(exchange))
-            return
+    def _send_body(self, exchange: Exchange, connection: UpstreamConnection) -> None:
+        """Begin an exchange that has a body: what was kept of it goes out now."""
         exchange.downstream.resume_request_body()  # it may have been paused while there was no connection
-        connection.send_head(exchange, request_head(exchange))
+        connection.send(exchange)
         if exchange.body_bytes > self._settings.replay_limit_bytes:
             exchange.body = None
             exchange.body_discarded = True
@@ -386,10 +397,9 @@ class Forwarder:
             ewma.observe(endpoint, now, now - exchange.started)
         return True
 
-    def response_ended(self, exchange: Exchange, connection: UpstreamConnection) -> None:
-        """The response is complete; `connection` may carry another exchange if the request is complete too."""
+    def response_ended(self, exchange: Exchange) -> None:
+        """The response is complete."""
         exchange.upstream_connection = None
-        connection.finished(exchange.body_complete)
         self._finish(exchange)
 
     def upgraded(self, exchange: Exchange, connection: UpstreamConnection) -> None:
@@ -423,9 +433,9 @@ class Forwarder:
             fields.append((b"Allow", b"GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS"))
         downstream = exchange.downstream
         if exchange.method == b"HEAD":
-            downstream.respond_head(exchange, status, reason_phrase(status), fields, BodyFraming.NONE, len(body))
+            downstream.respond_head(exchange, status, reason_phrase(status), field_pieces(fields), NO_BODY, len(body))
         else:
-            downstream.respond_head(exchange, status, reason_phrase(status), fields, BodyFraming.LENGTH, len(body))
+            downstream.respond_head(exchange, status, reason_phrase(status), field_pieces(fields), LENGTH, len(body))
             exchange.response_bytes += len(body)
             downstream.respond_body(exchange, body)
         self._finish(exchange)
@@ -452,7 +462,10 @@ class Forwarder:
             route.stats.observe(exchange.status, duration_s, exchange.body_bytes, exchange.response_bytes)
         if self._access_log is not None:
             self._log_access(self._access_log, exchange, route, duration_s)
-        self._leave_endpoint(exchange)
+        endpoint = exchange.endpoint
+        if endpoint is not None:
+            endpoint.inflight -= 1
+            exchange.endpoint = None
         exchange.body = None
 
     def _log_access(self, log: AccessLog, exchange: Exchange, route: LinkedRoute | None, duration_s: float) -> None:

@@ -6,7 +6,7 @@ Sources: RFC 9110 section 7.6.1 (hop-by-hop), RFC 9112 sections 6 and 7 (framing
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 
-from ingress.exchange import BodyFraming, Exchange, Field
+from ingress.exchange import LENGTH, Exchange, Field
 
 # What to do with a request field. Plain integers: compared once per field of every request.
 PASS = 0
@@ -115,7 +115,7 @@ TRAILER_FIELDS = FieldActions(
 
 SERVER_TOKEN = b"aioingress"
 _STANDARD_REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
-_STATUS_LINES: dict[tuple[int, bytes], bytes] = {}
+STATUS_LINES: dict[tuple[int, bytes], bytes] = {}
 
 
 def reason_phrase(status: int) -> bytes:
@@ -133,11 +133,11 @@ def clean_reason(status: int, reason: bytes) -> bytes:
 def response_start(status: int, reason: bytes) -> bytes:
     """Status line and Server field; `reason` as the upstream wrote it."""
     key = (status, reason)
-    line = _STATUS_LINES.get(key)
+    line = STATUS_LINES.get(key)
     if line is None:
         line = b"HTTP/1.1 %d %b\r\nServer: %b\r\n" % (status, clean_reason(status, reason), SERVER_TOKEN)
-        if len(_STATUS_LINES) < 256 and len(reason) <= 64:
-            _STATUS_LINES[key] = line
+        if len(STATUS_LINES) < 256 and len(reason) <= 64:
+            STATUS_LINES[key] = line
     return line
 
 
@@ -190,12 +190,11 @@ def request_head(exchange: Exchange) -> bytes:
         b"\r\nX-Forwarded-Host: ",
         authority,
         exchange.forwarded,
+        *exchange.fields,
     ]
-    for name, value in exchange.fields:
-        parts += (name, b": ", value, b"\r\n")
     framing = exchange.body_framing
     if framing:
-        if framing == 1:
+        if framing == LENGTH:
             parts.append(b"Content-Length: %d\r\n" % exchange.content_length)
         else:
             parts.append(b"Transfer-Encoding: chunked\r\n")
@@ -204,21 +203,6 @@ def request_head(exchange: Exchange) -> bytes:
     if exchange.expects_continue:
         parts.append(b"Expect: 100-continue\r\n")
     parts.append(b"\r\n")
-    return b"".join(parts)
-
-
-def response_head(
-    start: bytes, fields: Sequence[Field], framing: BodyFraming, content_length: int, connection: bytes
-) -> bytes:
-    """`connection` is empty or a whole `Connection: …` line; `content_length` -1 leaves the field out."""
-    parts = [start]
-    for name, value in fields:
-        parts += (name, b": ", value, b"\r\n")
-    if framing == 2:
-        parts.append(b"Transfer-Encoding: chunked\r\n")
-    elif content_length >= 0:
-        parts.append(b"Content-Length: %d\r\n" % content_length)
-    parts += (connection, b"\r\n")
     return b"".join(parts)
 
 

@@ -48,7 +48,6 @@ _STATUS_RETRIES = {
     RetryOn.HTTP_504: 504,
 }
 IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"))
-_NO_KEY = 0
 SUPPORTED_PROTOCOLS = frozenset((UpstreamProtocol.HTTP,))
 
 
@@ -78,15 +77,16 @@ class UpstreamRuntime:
         "_by_key",
         "_hash_key",
         "_open_pool",
-        "_picker",
         "_ring",
         "_rng",
         "_states",
+        "_wall_clock",
         "balancing",
         "client_ip",
         "cookies",
         "name",
         "observes_latency",
+        "picker",
         "readmit_at",
         "servable",
         "stats",
@@ -108,30 +108,38 @@ class UpstreamRuntime:
         self._open_pool = open_pool
         self._states: dict[Endpoint, EndpointState] = {}
         self._by_key: dict[str, EndpointState] = {}
-        self._picker: Picker | None = None
+        self.picker: Picker | None = None
         self._ring: ConsistentHash | None = None
         self.readmit_at: float | None = None  # when an ejection ends
         self.upstream = upstream
         self.name = f"{upstream.namespace}-{upstream.service}-{upstream.port}"
-        self._bind(upstream.balancing, wall_clock)
+        self._wall_clock = wall_clock
+        self.client_ip: ClientIPAffinity | None = None
+        self._bind(upstream.balancing, now)
         self.update(upstream, now)
 
-    def _bind(self, balancing: Balancing, wall_clock: Callable[[], float]) -> None:
+    def _bind(self, balancing: Balancing, now: float) -> None:
         self.balancing = balancing
         self.observes_latency = observes_latency(balancing)
         hashed = balancing.load_balance is LoadBalance.CONSISTENT_HASH and balancing.affinity is AffinityMode.NONE
         self._hash_key = compile_hash_key(balancing.hash_key) if hashed else None
-        self.client_ip = (
-            ClientIPAffinity(balancing.client_ip_timeout_s) if balancing.affinity is AffinityMode.CLIENT_IP else None
-        )
+        before, self.client_ip = self.client_ip, None
+        if balancing.affinity is AffinityMode.CLIENT_IP:
+            self.client_ip = ClientIPAffinity(balancing.client_ip_timeout_s)
+            if before is not None:  # another timeout: who is assigned stays so
+                self.client_ip.merge(before.snapshot(now), now)
         cookie = balancing.cookie if balancing.affinity is AffinityMode.COOKIE else None
-        self.cookies = None if cookie is None else CookieSessions(cookie, self.upstream.key, self._rng, wall_clock)
+        self.cookies = (
+            None if cookie is None else CookieSessions(cookie, self.upstream.key, self._rng, self._wall_clock)
+        )
         self.sticky = self.client_ip is not None or self.cookies is not None or self._hash_key is not None
 
     def update(self, upstream: Upstream, now: float) -> None:
-        """Take the endpoints of `upstream`; those that stay keep their state, those that left are retired. The balancing never changes
-        under one key (the translator puts it into the key)."""
+        """Take the endpoints of `upstream`; those that stay keep their state, those that left are retired. The balancing can
+        change under one key too: by the Service's `sessionAffinity`."""
         self.upstream = upstream
+        if upstream.balancing != self.balancing:
+            self._bind(upstream.balancing, now)
         states = self._states
         current = {e: states.get(e) or self._open(e) for e in upstream.endpoints}
         for endpoint, state in states.items():
@@ -153,7 +161,8 @@ class UpstreamRuntime:
         """Recompute the pickers: after a change of endpoints, an ejection or a readmission."""
         states = list(self._states.values())
         usable = ejection.usable(states, now)
-        self._picker = build_picker(self.balancing, usable, self._rng) if usable else None
+        # No picker at all for a protocol that is not spoken yet: the hot path then has one thing to look at.
+        self.picker = build_picker(self.balancing, usable, self._rng) if usable and self.servable else None
         self._ring = build_ring(self.balancing, usable) if usable else None
         self.readmit_at = ejection.next_readmission(states, now)
 
@@ -166,15 +175,13 @@ class UpstreamRuntime:
         return self._states.values()
 
     def pick(self, exchange: Exchange, now: float) -> EndpointState | None:
-        """The endpoint for the first attempt; None without endpoints."""
-        picker = self._picker
+        """The endpoint for the first attempt; None without endpoints. (`Forwarder.handle` has the unsticky half of it inline.)"""
+        picker = self.picker
         if picker is None:
             return None
-        if not self.sticky:
-            return picker.pick(now, _NO_KEY)
-        return self._pick_sticky(exchange, now, picker)
+        return self.pick_sticky(exchange, now, picker) if self.sticky else picker.pick(now, 0)
 
-    def _pick_sticky(self, exchange: Exchange, now: float, picker: Picker) -> EndpointState:
+    def pick_sticky(self, exchange: Exchange, now: float, picker: Picker) -> EndpointState:
         if self._hash_key is not None:
             exchange.hash_key = hash64(self._hash_key(exchange))
             return picker.pick(now, exchange.hash_key)
@@ -198,7 +205,7 @@ class UpstreamRuntime:
     def pick_other(self, exchange: Exchange, now: float, tried: Sequence[EndpointState]) -> EndpointState | None:
         """The endpoint for a further attempt: one that was not tried."""
         ring = self._ring
-        picker = self._picker if ring is None else ring
+        picker = self.picker if ring is None else ring
         state = None if picker is None else picker.pick_other(now, exchange.hash_key, tried)
         if state is not None and self.cookies is not None and ring is not None:
             self.cookies.moved(exchange, state, ring)
@@ -343,6 +350,10 @@ class Runtime:
                     self.client_ip[upstream.key] = runtime
             elif runtime.upstream != upstream:
                 runtime.update(upstream, now)
+            if runtime.client_ip is not None:
+                self.client_ip[upstream.key] = runtime
+            else:
+                self.client_ip.pop(upstream.key, None)
 
     def _retire(self, keys: Iterable[UpstreamKey]) -> None:
         for key in list(keys):

@@ -7,6 +7,7 @@ call, and reports every failure to the `Forwarder`, which alone decides what hap
 import asyncio
 import logging
 import select
+from collections.abc import Sequence
 from typing import Protocol, cast
 
 import httptools
@@ -14,7 +15,18 @@ import httptools
 from ingress.balancing.base import EndpointState
 from ingress.config import ProxySettings
 from ingress.errors import ProxyError, Reason
-from ingress.exchange import BodyFraming, Exchange, Field
+from ingress.exchange import (
+    CHUNKED,
+    COLON,
+    CRLF,
+    LENGTH,
+    NO_BODY,
+    Exchange,
+    Field,
+    FieldPieces,
+    iter_fields,
+    without_fields,
+)
 from ingress.metrics import WorkerMetrics
 from ingress.proxy.http1 import (
     CONNECTION,
@@ -29,6 +41,7 @@ from ingress.proxy.http1 import (
     connection_tokens,
     last_chunk,
     reason_phrase,
+    request_head,
 )
 from ingress.proxy.httpdate import http_date
 
@@ -37,6 +50,7 @@ _log = logging.getLogger(__name__)
 # Past this much of a body of known length, bytes are relayed without parsing: a copy less per segment.
 _BYPASS_BYTES = 32768
 _FIELD_LIMIT = 256
+_KEEP_ALIVE = frozenset((b"keep-alive", b"Keep-Alive"))
 _HEAD_LIMIT_BYTES = 131072  # of a response; far above nginx's 4k proxy_buffer_size, whose 502s users complain about
 
 
@@ -48,7 +62,7 @@ class Forwarding(Protocol):
 
     def upstream_failed(self, exchange: Exchange, connection: "UpstreamConnection", error: ProxyError) -> None: ...
 
-    def response_ended(self, exchange: Exchange, connection: "UpstreamConnection") -> None: ...
+    def response_ended(self, exchange: Exchange) -> None: ...
 
     def upgraded(self, exchange: Exchange, connection: "UpstreamConnection") -> None: ...
 
@@ -139,18 +153,22 @@ class UpstreamConnection(asyncio.Protocol):
         "_created",
         "_date_seen",
         "_fields",
+        "_forwarder",
         "_head_bytes",
         "_in_body",
         "_keep_alive",
         "_options",
         "_parser",
         "_paused_reading",
+        "_poll",
         "_reason",
         "_seen",
         "_touched",
+        "_trailers",
         "_transfer_encoding",
         "_tunnel",
         "_unsent",
+        "_unusual",
         "_upgrade",
         "_writing_paused",
         "closed",
@@ -164,6 +182,7 @@ class UpstreamConnection(asyncio.Protocol):
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
         self._context = pool.context
+        self._forwarder = pool.context.forwarder
         self.transport: asyncio.Transport | None = None
         self.exchange: Exchange | None = None
         self.requests = 0
@@ -179,16 +198,26 @@ class UpstreamConnection(asyncio.Protocol):
         self._created = 0.0
         self._unsent = 0  # write buffer at the last sweep
         self._keep_alive = False
+        self._poll: select.poll | None = None
+        self._unusual = True  # fields that most responses leave alone were set
         self._reset()
 
     def _reset(self) -> None:
-        self._fields: list[Field] = []
+        """Ready for the next response's head."""
+        self._fields: FieldPieces = []
         self._reason = b""
         self._content_length = -1
-        self._chunked = self._transfer_encoding = self._date_seen = self._in_body = self._complete = False
+        self._date_seen = self._in_body = self._complete = False
+        if self._unusual:
+            self._unusual = False
+            self._clear_unusual()
+
+    def _clear_unusual(self) -> None:
+        self._chunked = self._transfer_encoding = False
         self._options: list[bytes] | None = None
         self._upgrade = b""
         self._head_bytes = 0
+        self._trailers: Sequence[Field] = ()
 
     # ---- transport ---------------------------------------------------------------------------------------------
 
@@ -258,15 +287,18 @@ class UpstreamConnection(asyncio.Protocol):
         sending what can't be sent twice."""
         if self.transport is None:
             return True
-        poll = select.poll()
-        poll.register(self.transport.get_extra_info("socket").fileno(), select.POLLIN | select.POLLRDHUP)
+        poll = self._poll
+        if poll is None:
+            poll = self._poll = select.poll()
+            poll.register(self.transport.get_extra_info("socket").fileno(), select.POLLIN | select.POLLRDHUP)
         return bool(poll.poll(0))  # an idle connection has nothing to say: a FIN, a reset, or bytes nobody asked for
 
     # ---- request ------------------------------------------------------------------------------------------------
 
-    def send_head(self, exchange: Exchange, head: bytes) -> None:
-        """Begin an exchange; a body kept so far goes out behind the head."""
+    def send(self, exchange: Exchange) -> None:
+        """Begin an exchange: its head, and what there is of its body."""
         self.exchange = exchange
+        exchange.upstream_connection = self
         if self.requests:
             self._context.metrics.upstream_connections_reused += 1
         self.requests += 1
@@ -274,11 +306,11 @@ class UpstreamConnection(asyncio.Protocol):
         transport = self.transport
         assert transport is not None
         if not exchange.body_framing:
-            transport.write(head)
+            transport.write(request_head(exchange))
             return
+        parts = [request_head(exchange)]
         body = exchange.body or ()
-        parts = [head]
-        if exchange.body_framing == BodyFraming.CHUNKED:
+        if exchange.body_framing == CHUNKED:
             for chunk in body:
                 parts += (b"%x\r\n" % len(chunk), chunk, b"\r\n")
             if exchange.body_complete:
@@ -291,7 +323,7 @@ class UpstreamConnection(asyncio.Protocol):
         transport = self.transport
         if transport is None:
             return  # connection_lost is on its way to the forwarder, or was there
-        if exchange.body_framing == BodyFraming.CHUNKED:
+        if exchange.body_framing == CHUNKED:
             transport.writelines((b"%x\r\n" % len(chunk), chunk, b"\r\n"))
         else:
             transport.write(chunk)
@@ -299,7 +331,7 @@ class UpstreamConnection(asyncio.Protocol):
             exchange.downstream.pause_request_body()
 
     def send_end(self, exchange: Exchange) -> None:
-        if exchange.body_framing == BodyFraming.CHUNKED and self.transport is not None:
+        if exchange.body_framing == CHUNKED and self.transport is not None:
             self.transport.write(last_chunk(exchange.trailers))
 
     def pause_writing(self) -> None:
@@ -353,7 +385,11 @@ class UpstreamConnection(asyncio.Protocol):
                     False  # something stands behind the head: the body that must not come, or its beginning
                 )
             self._end(exchange)
-        elif not self._in_body and self.exchange is not None:
+        elif self._in_body:
+            if len(self._fields) > 4 * _FIELD_LIMIT:
+                self._fail(Reason.UPSTREAM_PROTOCOL, "too many trailer fields")
+        elif self.exchange is not None:
+            self._unusual = True
             self._head_bytes += len(data)
             if self._head_bytes > _HEAD_LIMIT_BYTES:
                 self._fail(Reason.UPSTREAM_PROTOCOL, f"response head larger than {_HEAD_LIMIT_BYTES} bytes")
@@ -385,31 +421,30 @@ class UpstreamConnection(asyncio.Protocol):
         self._reason += reason
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._in_body:  # trailers
-            if self._complete:
-                return  # of a second response, which nobody asked for
-            if RESPONSE_FIELDS[name] == CONNECTION:
-                self._keep_alive = False  # llhttp heeds it even there, and would refuse the next response
-            self._fields.append((name, value))
-            if len(self._fields) > _FIELD_LIMIT:
-                raise _Protocol("too many trailer fields")
-            return
         action = RESPONSE_FIELDS[name]
-        if action == PASS:
-            self._fields.append((name, value))
+        if not action:  # PASS; trailer fields come here too
+            self._fields += (name, COLON, value, CRLF)
+        elif self._in_body:  # none of these may come as a trailer
+            if action == CONNECTION:
+                self._keep_alive = False  # llhttp heeds it even there, and would refuse the next response
         elif action == CONTENT_LENGTH:
             self._content_length = int(value)  # llhttp has checked it: digits, once, and not with Transfer-Encoding
         elif action == DATE:
             self._date_seen = True
-            self._fields.append((name, value))
+            self._fields += (name, COLON, value, CRLF)
         elif action == TRANSFER_ENCODING:
+            self._unusual = True
             self._chunked = value.strip().lower() == b"chunked" and not self._transfer_encoding
             self._transfer_encoding = True
         elif action == CONNECTION:
+            if value in _KEEP_ALIVE:
+                return
+            self._unusual = True
             if self._options is None:
                 self._options = []
             self._options.append(value)
         elif action == UPGRADE:
+            self._unusual = True
             self._upgrade = value
 
     def on_headers_complete(self) -> None:
@@ -422,7 +457,7 @@ class UpstreamConnection(asyncio.Protocol):
         if self._options is not None:
             named = connection_options(self._options)
             if named:
-                fields = [f for f in fields if f[0].lower() not in named]
+                fields = without_fields(fields, named)
         if status < 200:
             if status < 100:
                 raise _Protocol(f"status {status}")
@@ -430,35 +465,35 @@ class UpstreamConnection(asyncio.Protocol):
                 exchange.downstream.respond_informational(exchange, status, reason, fields)
                 self._reset()
             elif exchange.upgrade:
-                fields.append((b"Upgrade", self._upgrade or exchange.upgrade))
+                fields += (b"Upgrade", COLON, self._upgrade or exchange.upgrade, CRLF)
                 self._fields, self._reason = fields, reason
             return
         if self._transfer_encoding and not self._chunked:
             raise _Protocol("a transfer coding other than chunked")
-        if len(fields) > _FIELD_LIMIT:
+        if len(fields) > 4 * _FIELD_LIMIT:
             raise _Protocol("too many header fields")
         self._in_body = True
-        if not self._context.forwarder.response_started(exchange, self, status):
+        if not self._forwarder.response_started(exchange, self, status):
             return
         self._fields = []
         if not self._date_seen:
-            fields.append((b"Date", http_date()))
+            fields += (b"Date", COLON, http_date(), CRLF)
         keep_alive = self._keep_alive = self._parser.should_keep_alive()
         length = self._content_length
         downstream = exchange.downstream
         if exchange.method == b"HEAD":
-            downstream.respond_head(exchange, status, reason, fields, BodyFraming.NONE, length)
+            downstream.respond_head(exchange, status, reason, fields, NO_BODY, length)
             old = self._parser.get_http_version() == "1.0"
             # llhttp would wait for the body that Content-Length announces.
             self._parser = httptools.HttpResponseParser(self)
             self._keep_alive = keep_alive or (length < 0 and not old and not self._options_close())
             self._complete = True
         elif status in (204, 304):
-            downstream.respond_head(exchange, status, reason, fields, BodyFraming.NONE, length if status == 304 else -1)
+            downstream.respond_head(exchange, status, reason, fields, NO_BODY, length if status == 304 else -1)
         elif length >= 0:
-            downstream.respond_head(exchange, status, reason, fields, BodyFraming.LENGTH, length)
+            downstream.respond_head(exchange, status, reason, fields, LENGTH, length)
         else:
-            downstream.respond_head(exchange, status, reason, fields, BodyFraming.CHUNKED, -1)
+            downstream.respond_head(exchange, status, reason, fields, CHUNKED, -1)
 
     def _options_close(self) -> bool:
         return b"close" in connection_tokens(self._options or ())
@@ -474,23 +509,25 @@ class UpstreamConnection(asyncio.Protocol):
             self._bypass_left = length - exchange.response_bytes
 
     def on_message_complete(self) -> None:
-        if self._in_body:  # not for informational responses
+        if self._in_body and not self._complete:  # not for informational responses, nor for a second one
             # Only noted: what stands behind it in the same segment must be seen before the connection may carry another exchange.
             self._complete = True
+            if self._fields:
+                self._trailers = [f for f in iter_fields(self._fields) if TRAILER_FIELDS[f[0]] == PASS]
+                self._fields = []
+                self._unusual = True
 
     def _end(self, exchange: Exchange) -> None:
-        trailers = [f for f in self._fields if TRAILER_FIELDS[f[0]] == PASS] if self._fields else ()
+        """The response is complete: the connection goes back to its pool if it can carry another exchange."""
+        trailers = self._trailers
         self.exchange = None
         self._reset()
-        self._context.forwarder.response_ended(exchange, self)
-        exchange.downstream.respond_end(exchange, trailers)
-
-    def finished(self, request_complete: bool) -> None:
-        """The exchange is over: back to the pool, or closed when the connection can't carry another."""
-        if request_complete and self._keep_alive and not self.closed:
+        self._forwarder.response_ended(exchange)
+        if exchange.body_complete and self._keep_alive and not self.closed:
             self.pool.release(self)
         else:
             self.abort()  # whatever was not sent yet is of no use: the answer is complete
+        exchange.downstream.respond_end(exchange, trailers)
 
     def _switched(self, early: bytes) -> None:
         exchange = self.exchange
@@ -501,7 +538,7 @@ class UpstreamConnection(asyncio.Protocol):
             return
         fields, reason = self._fields, self._reason
         self.exchange = None
-        self._context.forwarder.upgraded(exchange, self)
+        self._forwarder.upgraded(exchange, self)
         exchange.downstream.respond_upgrade(exchange, reason, fields, self, early)
 
     def _fail(self, reason: Reason, detail: str) -> None:
@@ -509,7 +546,7 @@ class UpstreamConnection(asyncio.Protocol):
         if exchange is None:
             return
         self.abort()
-        self._context.forwarder.upstream_failed(exchange, self, ProxyError(reason, detail))
+        self._forwarder.upstream_failed(exchange, self, ProxyError(reason, detail))
 
     def detach(self) -> None:
         """The exchange ends without this connection (client gone, or the answer was rejected): it can't be used again."""

@@ -12,6 +12,7 @@ _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})?")
 _NON_ASCII = re.compile(rb"[\x80-\xff]")
 _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 _ENCODED_SEPARATOR = re.compile(rb"%2F|%5C|\\")
+_PERCENT, _BACKSLASH = b"%\\"
 MAX_RULE_PATH = 4096
 
 
@@ -25,20 +26,35 @@ def _escape(match: re.Match[bytes]) -> bytes:
     return bytes((code,)) if code in _UNRESERVED else b"%" + digits.upper()
 
 
+def is_normal(path: bytes) -> bool:
+    """Whether `path` is in normal form for sure, and means the same to every server (it has no backslash). Four scans, no allocation.
+
+    With a query behind it the answer may be a needless no, never a wrong yes.
+    """
+    # Integers and find(): `bytes in bytes` raises and swallows a TypeError inside CPython, five times the cost.
+    return (
+        _PERCENT not in path
+        and _BACKSLASH not in path
+        and path.find(b"//") < 0
+        and path.find(b"/.") < 0
+        and path.isascii()
+        and path[:1] == b"/"
+    )
+
+
 def normalize_path(path: bytes) -> bytes:
     """Return the normal form of an absolute path without its query.
 
     Raises ValueError, with the reason as a clause, for what has none: not absolute, malformed escapes, escaped NUL, `..` above the root
     (nginx answers 400 to those as well).
     """
-    # The common case costs four scans and no allocation.
-    if b"%" not in path and b"//" not in path and b"/." not in path and path.isascii() and path[:1] == b"/":
+    if is_normal(path):
         return path
     if path[:1] != b"/":
         raise ValueError("it does not start with /")
     if not path.isascii():
         path = _NON_ASCII.sub(lambda m: b"%%%02X" % m[0][0], path)
-    if b"%" in path:
+    if _PERCENT in path:
         path = _ESCAPE.sub(_escape, path)
     return _resolve(path)
 

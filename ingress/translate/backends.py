@@ -348,6 +348,7 @@ def _external(
     usable = {a for a in (_external_address(text, settings) for text in addresses) if a is not None}
     if addresses and not usable:
         report.error(field, VerdictReason.INVALID_FIELD, "It resolves to the proxy itself, which is refused.", text)
+        return nothing, f"has no endpoints: {shown(name)} resolves to nothing but refused addresses", name
     return {Endpoint(a, port) for a in usable}, f"has no endpoints: {shown(name)} could not be resolved", name
 
 

@@ -4,16 +4,17 @@ from ingress.errors import Severity, Verdict, VerdictReason
 from ingress.translate.bag import SortedBag
 
 _VALUE_LIMIT = 100
+_NAME_LIMIT = 512  # namespace/name and the longest annotation key fit, and are never cut
 
 
-def shown(text: object) -> str:
-    """Untrusted text as it may appear in a log line or an Event: one line, printable, at most 100 characters."""
+def shown(text: object, limit: int = _VALUE_LIMIT) -> str:
+    """Untrusted text as it may appear in a log line or an Event: one line, printable, at most `limit` characters."""
     printable = str(text)
     if not printable.isprintable():
         printable = "".join(
-            c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in printable[: 2 * _VALUE_LIMIT]
+            c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in printable[: 2 * limit]
         )
-    return printable if len(printable) <= _VALUE_LIMIT else printable[: _VALUE_LIMIT - 1] + "…"
+    return printable if len(printable) <= limit else printable[: limit - 1] + "…"
 
 
 class Report:
@@ -22,7 +23,7 @@ class Report:
     __slots__ = ("_found", "object", "origin")
 
     def __init__(self, object: str, origin: str) -> None:
-        self.object = shown(object)
+        self.object = shown(object, _NAME_LIMIT)
         self.origin = origin
         self._found: list[Verdict] = []
 
@@ -38,7 +39,7 @@ class Report:
         self._found.append(
             Verdict(
                 object=self.object,
-                field=shown(field),
+                field=shown(field, _NAME_LIMIT),
                 reason=reason,
                 message=message,
                 severity=severity,

@@ -108,6 +108,8 @@ class InProcess:
         return self._metrics.snapshot()
 
     async def drain(self, timeout_s: float) -> bool:
+        for sock in self._sockets:
+            sock.close()  # told to end before it listened
         await self.plane.stop_accepting(last=True)
         finished = await self.plane.drain(timeout_s)
         await self.plane.close()

@@ -6,6 +6,7 @@ crashes or is replaced. A worker that is told to end from outside (SIGTERM) says
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 import sys
@@ -36,6 +37,13 @@ _HEALTHY_AFTER_S = 10.0  # a worker that lived this long is restarted at once
 _FIRST_BACK_OFF_S = 0.1
 _LONGEST_BACK_OFF_S = 5.0
 _METRICS_TIMEOUT_S = 1.0
+# glibc gives the top of the heap back to the kernel at each large buffer that is freed, and faults it in again for the next: a third of
+# the cost of a 1 MiB response. These bounds (bytes) let it keep some; other C libraries ignore them.
+_ALLOCATOR = {
+    "MALLOC_TRIM_THRESHOLD_": str(32 << 20),
+    "MALLOC_TOP_PAD_": str(1 << 20),
+    "MALLOC_MMAP_THRESHOLD_": str(8 << 20),
+}
 
 
 class _Process:
@@ -63,6 +71,7 @@ class _Process:
                 *map(str, fds),
                 pass_fds=fds,
                 stdin=asyncio.subprocess.DEVNULL,
+                env=_ALLOCATOR | os.environ,
             )
         except BaseException:
             ours.close()
@@ -188,6 +197,9 @@ class Supervisor:
             hello = Hello(slot, self._settings, self._log_format, self._log_level)
             await process.start(hello, self._sockets[slot])
             self._started = True
+            if self._stopping_now():
+                # Told to end while this one was being started: nobody could reach it, and it has accepted nothing yet.
+                process.signal(signal.SIGKILL)
             self._send_table(process)
             ended = group.create_task(self._wait(process), name=f"worker-{slot}-end")
             while not ended.done() and not process.draining:
@@ -283,12 +295,19 @@ class AffinityHub:
         self._clients: dict[UpstreamKey, ClientIPAffinity] = {}
 
     def follow(self, table: RoutingTable) -> None:
-        for key in [k for k in self._clients if k not in table.upstreams]:
-            del self._clients[key]
+        followed: dict[UpstreamKey, ClientIPAffinity] = {}
         for key, upstream in table.upstreams.items():
             balancing = upstream.balancing
-            if balancing.affinity is AffinityMode.CLIENT_IP and key not in self._clients:
-                self._clients[key] = ClientIPAffinity(balancing.client_ip_timeout_s)
+            if balancing.affinity is not AffinityMode.CLIENT_IP:
+                continue
+            known = self._clients.get(key)
+            if known is None or known.timeout_s != balancing.client_ip_timeout_s:
+                before, known = known, ClientIPAffinity(balancing.client_ip_timeout_s)
+                if before is not None:
+                    now = asyncio.get_running_loop().time()
+                    known.merge(before.snapshot(now), now)
+            followed[key] = known
+        self._clients = followed
 
     def merge(self, updates: dict[UpstreamKey, list[Update]]) -> dict[UpstreamKey, list[Update]]:
         """Returns what is to be told to the other workers."""

@@ -46,7 +46,7 @@ class Worker:
         self._metrics: WorkerMetrics | None = None
         self._access_log: AccessLog | None = None
         self._drain: asyncio.Future[Drain] | None = None
-        self._listening = False
+        self._listening: asyncio.Future[None] | None = None
         self._drain_timeout_s = 0.0
 
     async def run(self, channel_socket: socket.socket) -> None:
@@ -59,6 +59,10 @@ class Worker:
         affinity = loop.create_task(self._share_affinity(), name="share-affinity")
         drain = await self._drain
         channel.send(Draining())
+        if self._listening is not None:
+            await self._listening
+        for sock in self._sockets:
+            sock.close()  # the data plane has its own copies; while any is open, the kernel goes on queueing connections
         plane = self._plane
         if plane is not None:
             await plane.stop_accepting(drain.last)
@@ -95,13 +99,12 @@ class Worker:
                 assert plane is not None
                 plane.swap(table)
                 self._channel.send(Applied(table.id))
-                if not self._listening:
+                if self._listening is None:
                     # Not before there is a table: the kernel queues connections meanwhile, so nobody sees a premature 404.
-                    self._listening = True
                     gc.set_threshold(20000, 20, 100)
                     plane.settle_memory()
-                    listen = asyncio.ensure_future(plane.listen(self._sockets))
-                    listen.add_done_callback(_raise)
+                    self._listening = asyncio.ensure_future(plane.listen(self._sockets))
+                    self._listening.add_done_callback(_raise)
             case TableDelta():
                 assert plane is not None
                 try:

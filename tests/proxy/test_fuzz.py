@@ -1,9 +1,9 @@
 """Any bytes from either side, cut anywhere: no error of ours, nothing that can be understood in two ways, nobody else's answer."""
 
 import asyncio
+import itertools
 import re
 from dataclasses import dataclass
-from itertools import pairwise
 
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -108,7 +108,7 @@ cuts = st.lists(st.integers(0, 400), max_size=6)
 
 def cut(data: bytes, places: list[int]) -> list[bytes]:
     edges = sorted({0, len(data), *(place for place in places if place < len(data))})
-    return [data[a:b] for a, b in pairwise(edges)]
+    return [data[a:b] for a, b in itertools.pairwise(edges)]
 
 
 async def quiet(proxy: Proxy) -> None:

@@ -1,8 +1,8 @@
 """New tables under traffic, deltas, and that a delta leads to the same snapshot as the whole table."""
 
 import asyncio
+import itertools
 import random
-from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -195,7 +195,7 @@ def view(snapshot: Snapshot) -> list[object]:
 def test_link_delta_is_link(sequence: list[RoutingTable]) -> None:
     live = runtime()
     snapshot = live.link(sequence[0])
-    for old, new in pairwise(sequence):
+    for old, new in itertools.pairwise(sequence):
         pools = {id(s.pool): s.pool for u in live.upstreams.values() for s in u.states}
         snapshot = live.link_delta(snapshot, diff_tables(old, new))
         assert snapshot.table == new

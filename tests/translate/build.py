@@ -106,9 +106,9 @@ def ingress_class(name: str, controller: str, default: bool = False) -> IngressC
     )
 
 
-def service(name: str = "web", *ports: Any, namespace: str = "default", **spec: Any) -> Service:
-    """Ports: numbers, or mappings as in the API."""
-    spec["ports"] = [{"port": p} if isinstance(p, int) else p for p in ports or (80,)]
+def service(name: str = "web", *ports: Any, namespace: str = "default", portless: bool = False, **spec: Any) -> Service:
+    """Ports: numbers, or mappings as in the API; 80 if none is given, unless it is to be `portless`."""
+    spec["ports"] = [{"port": p} if isinstance(p, int) else p for p in ports or (() if portless else (80,))]
     return msgspec.convert({"metadata": {"name": name, "namespace": namespace}, "spec": spec}, Service)
 
 

@@ -79,7 +79,7 @@ _SUGGESTIONS = 20  # an Ingress with thousands of strange annotations must not c
 
 
 def field_of(key: str) -> str:
-    return f"metadata.annotations[{shown(key)}]"
+    return f"metadata.annotations[{key}]"
 
 
 def parse_annotations(

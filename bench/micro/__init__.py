@@ -1,0 +1,1 @@
+"""Single functions: nanoseconds a call, median of repeats. A case calls functions that a test already checks."""

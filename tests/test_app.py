@@ -1,0 +1,105 @@
+"""The composition root in one process: what the black-box tests (`tests/e2e`) can't provoke from outside."""
+
+import asyncio
+import logging
+from pathlib import Path
+
+import pytest
+
+from ingress.app import Controller
+from ingress.config import Address, ProxySettings, Settings
+from ingress.errors import ConfigError
+from ingress.translate.compiler import Compiler
+
+FREE = Address("127.0.0.1", 0)
+
+
+def settings(folder: Path, **changes: object) -> Settings:
+    values = {
+        "manifests": (folder,),
+        "http_addresses": (FREE,),
+        "https_addresses": (),
+        "admin_addresses": (FREE,),
+        "workers": 0,
+        "proxy": ProxySettings(access_log=False),
+    }
+    return Settings(**{**values, **changes})  # type: ignore[arg-type]
+
+
+INGRESS = """\
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {{name: web}}
+spec:
+  rules:
+    - host: {host}
+      http: {{paths: [{{path: /, pathType: Prefix, backend: {{service: {{name: web, port: {{number: 80}}}}}}}}]}}
+"""
+
+
+async def status(controller: Controller, host: str) -> int:
+    reader, writer = await asyncio.open_connection(*controller.http_addresses[0])
+    writer.write(f"GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+    line = (await reader.read()).split(b"\r\n")[0]
+    writer.close()
+    await writer.wait_closed()
+    return int(line.split()[1])
+
+
+async def becomes(controller: Controller, host: str, expected: int) -> None:
+    async with asyncio.timeout(10):
+        while await status(controller, host) != expected:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+async def test_failing_compiler_keeps_the_last_table(tmp_path, monkeypatch, caplog):
+    """A bug of ours in one change costs that change; the next one is tried again."""
+    file = tmp_path / "web.yaml"
+    file.write_text(INGRESS.format(host="first.test"))
+    controller = Controller(settings(tmp_path))
+    run = asyncio.create_task(controller.run())
+    async with asyncio.timeout(10):
+        await controller.started.wait()
+        await controller.ready()
+    assert await status(controller, "first.test") == 503  # routed: its Service is missing
+    failed = asyncio.Event()
+
+    def fail(*_: object) -> None:
+        failed.set()
+        raise RuntimeError("a bug")
+
+    with monkeypatch.context() as patch, caplog.at_level(logging.ERROR, "ingress.app"):
+        patch.setattr(Compiler, "compile", fail)
+        file.write_text(INGRESS.format(host="second.test"))
+        async with asyncio.timeout(10):
+            await failed.wait()
+        assert await status(controller, "first.test") == 503
+        assert await status(controller, "second.test") == 404
+        assert "stays in service" in caplog.text
+    file.write_text(INGRESS.format(host="third.test"))
+    await becomes(controller, "third.test", 503)
+    assert await status(controller, "first.test") == 404
+    controller.stop()
+    assert await run == 0
+
+
+async def test_stop_before_it_is_ready(tmp_path):
+    controller = Controller(settings(tmp_path))
+    run = asyncio.create_task(controller.run())
+    async with asyncio.timeout(10):
+        await controller.started.wait()
+        controller.stop()
+        assert await run == 0
+
+
+async def test_busy_admin_address_leaves_nothing_behind(tmp_path):
+    server = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0)
+    async with server:
+        busy = Address(*server.sockets[0].getsockname()[:2])
+        controller = Controller(settings(tmp_path, admin_addresses=(busy,)))
+        with pytest.raises(ConfigError, match="--admin-address"):
+            await controller.run()
+    # the HTTP port is free again
+    host, port = controller.http_addresses[0]
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection(host, port)

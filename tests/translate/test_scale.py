@@ -1,0 +1,95 @@
+"""10,000 Ingresses (1,000 hosts of 10 paths), 2,000 Services, 20,000 endpoints. Bounds are what the reaction times are built on."""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+
+from ingress.config import TranslateSettings
+from ingress.model import ClusterState, Ingress, Kind, KubernetesObject, ObjectRef
+from ingress.routing.table import diff_tables
+from ingress.translate import Compilation, Compiler
+
+from .build import ingress, path, rule, service, slice_of, state_of
+
+pytestmark = pytest.mark.slow
+
+
+def make_ingress(i: int, path_: str) -> Ingress:
+    return ingress(
+        f"ing-{i}",
+        rule(f"h{i % 1000}.example.com", path(path_, f"svc-{i % 2000}")),
+        namespace=f"ns{i % 20}",
+        annotations={"nginx.ingress.kubernetes.io/proxy-read-timeout": "30", "example.com/other": "x"},
+        created=f"2026-01-01T00:{i % 60:02}:00Z",
+    )
+
+
+@pytest.fixture(scope="module")
+def state() -> ClusterState:
+    objects: list[KubernetesObject] = [make_ingress(i, f"/p{i // 1000}") for i in range(10_000)]
+    for i in range(2000):
+        addresses = [f"10.{i % 250}.{i // 250}.{k + 1}" for k in range(10)]
+        objects += [
+            service(f"svc-{i}", namespace=f"ns{i % 20}"),
+            slice_of(f"svc-{i}", *addresses, namespace=f"ns{i % 20}"),
+        ]
+    return state_of(objects)
+
+
+def timed(work: Callable[[], Compilation]) -> tuple[float, Compilation]:
+    start = time.perf_counter()
+    result = work()
+    return time.perf_counter() - start, result
+
+
+def edits(state: ClusterState) -> Iterator[tuple[ClusterState, ObjectRef]]:
+    for n in range(31):
+        i = n * 37
+        new = make_ingress(i, f"/edited-{n}")
+        key = (new.metadata.namespace, new.metadata.name)
+        yield replace(state, ingresses={**state.ingresses, key: new}), new.ref
+
+
+def endpoint_changes(state: ClusterState) -> Iterator[tuple[ClusterState, ObjectRef]]:
+    for n in range(31):
+        new = slice_of(f"svc-{n}", f"10.200.0.{n + 1}", namespace=f"ns{n % 20}")
+        key = (new.metadata.namespace, new.service_name)
+        yield (
+            replace(state, slices={**state.slices, key: (new,)}),
+            ObjectRef(Kind.ENDPOINT_SLICE, key[0], new.metadata.name),
+        )
+
+
+def test_from_scratch(state: ClusterState) -> None:
+    settings = TranslateSettings()
+    times = []
+    for _ in range(3):
+        took, result = timed(lambda: Compiler(settings).compile(state, None))
+        times.append(took)
+    assert (len(result.table.hosts), len(result.table.upstreams), result.verdicts) == (1000, 2000, ())
+    assert min(times) < 1.5
+
+
+@pytest.mark.parametrize(
+    ("changes", "hosts", "upstreams", "limit_s"), [(edits, 1, 0, 0.030), (endpoint_changes, 0, 1, 0.010)]
+)
+def test_one_change(
+    state: ClusterState,
+    changes: Callable[[ClusterState], Iterator[tuple[ClusterState, ObjectRef]]],
+    hosts: int,
+    upstreams: int,
+    limit_s: float,
+) -> None:
+    compiler = Compiler(TranslateSettings())
+    compiler.compile(state, None)
+    times = []
+    for changed_state, ref in changes(state):
+        before = compiler.compile(state, frozenset([ref])).table
+        took, after = timed(lambda s=changed_state, r=ref: compiler.compile(s, frozenset([r])))  # type: ignore[misc]
+        delta = diff_tables(before, after.table)
+        assert (len(delta.hosts), len(delta.upstreams)) == (hosts, upstreams)
+        times.append(took)
+    assert statistics.median(times) < limit_s
