@@ -564,8 +564,8 @@ def route_families(routes: Mapping[RouteLabels, RouteStats], *, openmetrics: boo
     for name, kind, text, lines in (
         ("aioingress_requests", "counter", "Requests answered; labels are empty where no rule matched.", requests),
         ("aioingress_request_duration_seconds", "histogram", "First byte of request to last of response.", duration),
-        ("aioingress_request_bytes", "counter", "Requests as received: line, headers and body.", received),
-        ("aioingress_response_bytes", "counter", "Responses as sent: line, headers and body.", sent),
+        ("aioingress_request_bytes", "counter", "Bodies of requests, as received.", received),
+        ("aioingress_response_bytes", "counter", "Bodies of responses, as sent.", sent),
     ):
         full = name + total_suffix if kind == "counter" else name
         parts.append(f"# HELP {full} {text}\n# TYPE {full} {kind}\n")
