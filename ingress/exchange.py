@@ -134,19 +134,28 @@ class Exchange:
         "version",
     )
 
-    def __init__(self, downstream: Downstream, client_address: str, scheme: bytes, forwarded: bytes) -> None:
+    def __init__(
+        self,
+        downstream: Downstream,
+        client_address: str,
+        scheme: bytes,
+        forwarded: bytes,
+        method: bytes = b"",
+        target: bytes = b"/",
+        fields: FieldPieces | None = None,
+    ) -> None:
         self.downstream = downstream
         self.client_address = client_address
         self.scheme = scheme
         self.forwarded = forwarded  # header block about the client's connection, the same for all its requests
-        self.method = b""
-        self.target = b"/"  # as received
+        self.method = method
+        self.target = target  # as received
         self.path = b"/"  # normalised
         self.query = b""  # with its question mark
         self.version = 11  # 10, 11, 20
         self.authority = b""  # Host as received, or :authority
         self.host = b""  # lower case, without port
-        self.fields: FieldPieces = []  # end-to-end request fields
+        self.fields: FieldPieces = [] if fields is None else fields  # end-to-end request fields
         self.trailers: Sequence[Field] = ()
         self.keep_alive = True
         self.upgrade = b""  # value of Upgrade when the client asked for a switch

@@ -217,7 +217,7 @@ class Forwarder:
         self._cancel_attempt(exchange)
         if not exchange.response_started:
             exchange.status = status_of(Reason.CLIENT_GONE)
-        self._finish(exchange)
+        self.finish(exchange)
 
     def request_refused(self, exchange: Exchange, reason: Reason) -> None:
         """The rest of the body can't be had: it's malformed (400), or the client was too slow (408)."""
@@ -305,7 +305,7 @@ class Forwarder:
         if exchange.response_started:
             upstream.stats.failed(reason.name.lower())
             exchange.downstream.respond_abort(exchange)
-            self._finish(exchange)
+            self.finish(exchange)
             return
         now = self._clock()
         if reused and reason is Reason.UPSTREAM_CLOSED:
@@ -397,11 +397,6 @@ class Forwarder:
             ewma.observe(endpoint, now, now - exchange.started)
         return True
 
-    def response_ended(self, exchange: Exchange) -> None:
-        """The response is complete."""
-        exchange.upstream_connection = None
-        self._finish(exchange)
-
     def upgraded(self, exchange: Exchange, connection: UpstreamConnection) -> None:
         """101: the exchange lasts as long as the tunnel."""
         exchange.status = 101
@@ -412,7 +407,7 @@ class Forwarder:
         if not exchange.finished:
             exchange.upstream_connection = None
             self._metrics.tunnels_open -= 1
-            self._finish(exchange)
+            self.finish(exchange)
 
     def _reject(self, exchange: Exchange, reason: Reason) -> None:
         if reason in _CLOSING:
@@ -423,7 +418,7 @@ class Forwarder:
         """Answer by ourselves, or make the failure visible where an answer has begun."""
         if exchange.response_started:
             exchange.downstream.respond_abort(exchange)
-            self._finish(exchange)
+            self.finish(exchange)
             return
         content_type, body = self._error_pages.page(status, exchange.header(b"accept"), exchange.request_id)
         exchange.status = status
@@ -438,7 +433,7 @@ class Forwarder:
             downstream.respond_head(exchange, status, reason_phrase(status), field_pieces(fields), LENGTH, len(body))
             exchange.response_bytes += len(body)
             downstream.respond_body(exchange, body)
-        self._finish(exchange)
+        self.finish(exchange)
         downstream.respond_end(exchange, ())
         downstream.flush()
 
@@ -450,8 +445,10 @@ class Forwarder:
                 exchange.log = []
             exchange.log.append((endpoint.key, status))
 
-    def _finish(self, exchange: Exchange) -> None:
+    def finish(self, exchange: Exchange) -> None:
+        """The exchange is over, however it ended: count it, log it, let go of what it held."""
         exchange.finished = True
+        exchange.upstream_connection = None
         self.in_flight -= 1
         route: LinkedRoute | None = exchange.route
         if route is None:

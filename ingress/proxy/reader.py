@@ -179,10 +179,17 @@ class RequestReader:
         special = self._special
         self._parsed_fields = []
         self._special = []
-        exchange = Exchange(self, self._address, b"http", self._forwarded)  # type: ignore[arg-type]  # the other half is Downstream
-        method = exchange.method = parser.get_method()
-        exchange.fields = fields
-        uri = exchange.target = self._uri
+        method = parser.get_method()
+        uri = self._uri
+        exchange = Exchange(
+            self,  # type: ignore[arg-type]  # the other half is Downstream
+            self._address,
+            b"http",
+            self._forwarded,
+            method,
+            uri,
+            fields,
+        )
         exchange.keep_alive = parser.should_keep_alive()
         # get_http_version() formats a string: look at the bytes where the head is all in this segment.
         at = len(method) + len(uri) + 2

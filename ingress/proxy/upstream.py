@@ -62,7 +62,8 @@ class Forwarding(Protocol):
 
     def upstream_failed(self, exchange: Exchange, connection: "UpstreamConnection", error: ProxyError) -> None: ...
 
-    def response_ended(self, exchange: Exchange) -> None: ...
+    def finish(self, exchange: Exchange) -> None:
+        """The response is complete."""
 
     def upgraded(self, exchange: Exchange, connection: "UpstreamConnection") -> None: ...
 
@@ -522,7 +523,7 @@ class UpstreamConnection(asyncio.Protocol):
         trailers = self._trailers
         self.exchange = None
         self._reset()
-        self._forwarder.response_ended(exchange)
+        self._forwarder.finish(exchange)
         if exchange.body_complete and self._keep_alive and not self.closed:
             self.pool.release(self)
         else:

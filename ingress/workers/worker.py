@@ -33,6 +33,7 @@ from ingress.workers.channel import (
 )
 
 _log = logging.getLogger(__name__)
+_AFFINITY_IDLE_S = 0.5  # how soon it's noticed that a table has such an upstream at all
 _AFFINITY_S = 0.05  # how long a client's new endpoint may be known to one worker only
 
 
@@ -138,7 +139,8 @@ class Worker:
 
     async def _share_affinity(self) -> None:
         while True:
-            await asyncio.sleep(_AFFINITY_S)
+            shared = self._plane is not None and self._plane.runtime.client_ip
+            await asyncio.sleep(_AFFINITY_S if shared else _AFFINITY_IDLE_S)
             if self._plane is not None and self._plane.runtime.client_ip and self._channel is not None:
                 updates = self._plane.runtime.drain_affinity()
                 if updates:
