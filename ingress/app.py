@@ -11,6 +11,7 @@ import dataclasses
 import gc
 import itertools
 import logging
+import resource
 import signal
 import time
 from collections.abc import Mapping, Sequence
@@ -260,9 +261,20 @@ def _first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
     return found
 
 
+def _raise_file_limit() -> None:
+    """Use all the file descriptors that the system grants: two a proxied connection, and the usual soft limit is 1,024. Workers inherit it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (OSError, ValueError) as problem:
+            _log.warning("at most %d connections and files can be open: %s", soft, problem)
+
+
 def serve(settings: Settings) -> int:
     """`ingress serve`. Returns the exit code; raises IngressError for what can't start."""
     setup_logging(settings.log_format, settings.log_level)
+    _raise_file_limit()
 
     async def main() -> int:
         return await Controller(settings).run()
@@ -273,6 +285,7 @@ def serve(settings: Settings) -> int:
 def demo(settings: Settings, manifests: Path | None) -> int:
     """`ingress demo`: the same with backends and manifests of its own. Prints the curl lines to try once they work."""
     setup_logging(settings.log_format, settings.log_level)
+    _raise_file_limit()
 
     async def main() -> int:
         async with prepare(manifests) as demonstration:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from ingress import app
 from ingress.app import Controller
 from ingress.config import Address, ProxySettings, Settings
 from ingress.errors import ConfigError
@@ -103,3 +104,21 @@ async def test_busy_admin_address_leaves_nothing_behind(tmp_path):
     host, port = controller.http_addresses[0]
     with pytest.raises(ConnectionRefusedError):
         await asyncio.open_connection(host, port)
+
+
+def test_the_limit_of_open_files_is_raised_to_what_the_system_grants(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[int, int]] = []
+    monkeypatch.setattr(app.resource, "getrlimit", lambda _: (1024, 524288))
+    monkeypatch.setattr(app.resource, "setrlimit", lambda _, limits: told.append(limits))
+    app._raise_file_limit()
+    assert told == [(524288, 524288)]
+
+
+def test_a_refused_limit_is_only_a_warning(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    def refuse(_: int, limits: tuple[int, int]) -> None:
+        raise ValueError("not allowed to raise maximum limit")
+
+    monkeypatch.setattr(app.resource, "getrlimit", lambda _: (1024, 524288))
+    monkeypatch.setattr(app.resource, "setrlimit", refuse)
+    app._raise_file_limit()
+    assert "at most 1024" in caplog.text
