@@ -108,7 +108,7 @@ class Settings:
     workers: int | None = None  # None: one per CPU of the cgroup (`cpus.available_cpus`); 0: everything in this process
     log_format: str = "text"  # text | json
     log_level: str = "info"
-    hold_off_s: float = 0.02
+    hold_off_s: float = 0.01
     hold_off_limit_s: float = 0.1
     shutdown_grace_s: float = (
         0.0  # after the first signal: not ready, but still accepting, so that load balancers notice first
