@@ -100,7 +100,7 @@ class Controller:
             _log.info(
                 "listening on http://%s:%d with %s",
                 *address,
-                f"{workers} workers" if workers else "the controller itself",
+                _serving(workers),
             )
         if settings.https_addresses:
             _log.info("not listening on --https-address: TLS is not available yet")
@@ -246,6 +246,12 @@ class Controller:
             sources=(SourceFacts(_FILES, self._files.synced.is_set(), self._synced_at),),
             config_errors=self._config_errors,
         )
+
+
+def _serving(workers: int) -> str:
+    if not workers:
+        return "the controller itself"
+    return "1 worker" if workers == 1 else f"{workers} workers"
 
 
 def _sizes(counts: TableCounts) -> tuple[int, int, int, int]:
