@@ -174,14 +174,8 @@ class UpstreamRuntime:
     def states(self) -> Iterable[EndpointState]:
         return self._states.values()
 
-    def pick(self, exchange: Exchange, now: float) -> EndpointState | None:
-        """The endpoint for the first attempt; None without endpoints. (`Forwarder.handle` has the unsticky half of it inline.)"""
-        picker = self.picker
-        if picker is None:
-            return None
-        return self.pick_sticky(exchange, now, picker) if self.sticky else picker.pick(now, 0)
-
     def pick_sticky(self, exchange: Exchange, now: float, picker: Picker) -> EndpointState:
+        """The endpoint for the first attempt where affinity or a hash decides; elsewhere `picker` alone does."""
         if self._hash_key is not None:
             exchange.hash_key = hash64(self._hash_key(exchange))
             return picker.pick(now, exchange.hash_key)
