@@ -109,10 +109,6 @@ class Pool:
         self.retired = False
         self._limit = context.settings.upstream_keepalive_connections
 
-    def acquire(self) -> "UpstreamConnection | None":
-        """An idle connection, or None."""
-        return self.idle.pop() if self.idle else None
-
     async def connect(self) -> "UpstreamConnection":
         """A new connection. Raises OSError."""
         endpoint = self.state.endpoint
@@ -626,9 +622,6 @@ class UpstreamConnection(asyncio.Protocol):
             self._seen = now  # it is the client that everybody waits for
         elif silent_s > policy.read_timeout_s:
             self._fail(Reason.READ_TIMEOUT, f"nothing came for {policy.read_timeout_s:g} s")
-
-    def silent_since(self) -> float:
-        return self._seen
 
     def take_touched(self) -> bool:
         touched, self._touched = self._touched, False

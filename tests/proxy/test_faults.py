@@ -502,7 +502,7 @@ class Blackhole:
                     await loop.sock_connect(filler, self.sock.getsockname())
             except TimeoutError:
                 return self
-        pytest.skip("this kernel's accept queue takes more")
+        raise AssertionError("a listener with a backlog of 0 took 64 connections that nobody accepts")
 
     async def __aexit__(self, *_: object) -> None:
         for sock in (*self.fillers, self.sock):
