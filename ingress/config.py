@@ -58,12 +58,14 @@ class ClassSettings:
     """Which Ingresses are ours.
 
     `ingress_class` None and `controller_class` None (neither flag set) in standalone mode: no class, `aioingress` and `nginx`.
+    `take_over_nginx` adds the classes of ingress-nginx to whatever the flags say.
     """
 
     ingress_class: str | None = None
     controller_class: str | None = None
     watch_without_class: bool = False
     standalone: bool = True
+    take_over_nginx: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,39 @@ class ProxySettings:
 
 
 @dataclass(frozen=True, slots=True)
+class KubeSettings:
+    """How to reach the API server, what to read from it and what to write to it.
+
+    `kubeconfig` None and `context` None: the service account of the Pod, if there is one, else the default kubeconfig.
+    """
+
+    kubeconfig: Path | None = None
+    context: str | None = None
+    # ---- what to read ----
+    watch_namespace: str = ""  # empty: all
+    watch_namespace_selector: str = ""  # a label selector of Namespaces; empty: no selection
+    config_map: tuple[str, str] | None = None  # (namespace, name) of the options
+    default_certificate: tuple[str, str] | None = None  # (namespace, name) of a Secret
+    page_size: int = 500  # objects a list request
+    # ---- what to write ----
+    update_status: bool = True
+    update_status_on_shutdown: bool = True  # the last replica takes its addresses back
+    publish_service: tuple[str, str] | None = None  # (namespace, name) of the Service whose addresses are published
+    publish_status_addresses: tuple[str, ...] = ()  # IPs or host names; win over publish_service
+    report_node_internal_ip: bool = False  # with neither of the two: InternalIP of the nodes rather than ExternalIP
+    status_period_s: float = 60.0  # everything is compared again so often
+    status_rate_per_s: float = 50.0  # writes; a burst of as many
+    status_settle_s: float = 1.0  # what other replicas get to route an object before its address is shown
+    leader_election: bool = True
+    election_id: str = "aioingress-leader"
+    election_ttl_s: float = 30.0
+    events: bool = True
+    # ---- who we are (downward API) ----
+    pod_name: str = ""
+    pod_namespace: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything `ingress serve` was told."""
 
@@ -113,5 +148,6 @@ class Settings:
     shutdown_grace_s: float = (
         0.0  # after the first signal: not ready, but still accepting, so that load balancers notice first
     )
+    kube: KubeSettings | None = None  # None: standalone, from `manifests`
     translate: TranslateSettings = field(default_factory=TranslateSettings)
     proxy: ProxySettings = field(default_factory=ProxySettings)

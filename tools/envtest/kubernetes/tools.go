@@ -1,0 +1,9 @@
+//go:build tools
+
+// Package tools keeps the commands that envtest builds in go.mod.
+package tools
+
+import (
+	_ "k8s.io/kubernetes/cmd/kube-apiserver"
+	_ "k8s.io/kubernetes/cmd/kube-controller-manager"
+)
