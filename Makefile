@@ -15,7 +15,7 @@ ARGS ?=
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup demo test lint format bench bench-scale bench-soak clean
+.PHONY: help setup demo test lint format manifest bench bench-scale bench-soak clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 20
@@ -38,6 +38,9 @@ lint: $(READY) ## format, lint, types and layers, without the tests
 format: $(READY) ## format the sources and apply the safe fixes of the linter
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+manifest: $(READY) ## what is made from the chart: values.schema.json, its table of values, deploy/aioingress.yaml (with helm)
+	$(BIN)/python -m tools.chart_docs
 
 bench: $(READY) ## load side by side with the proxies that are installed (nginx, haproxy, envoy, traefik, caddy)
 	$(BIN)/python -m bench.load $(ARGS)
