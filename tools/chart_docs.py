@@ -2,7 +2,8 @@
 README.md, and (with helm) deploy/aioingress.yaml; `--check` only compares and exits with 1 if something is out of date.
 
 In values.yaml a comment `# -- TEXT` above a key is its description, `# @schema JSON` adds to the schema that follows from the
-default. A mapping whose default is empty, or whose `@schema` has additionalProperties, is free-form: one row, any key.
+default. A mapping whose default is empty, or whose `@schema` has additionalProperties, is free-form: one row, any key. Without a
+description of its own such a mapping is both: keys that are described, and any others.
 """
 
 import json
@@ -60,7 +61,11 @@ def _children(
         default = defaults[key]
         description, schema = _comment(lines, key_node.start_mark.line, here)
         children: tuple[Value, ...] = ()
-        if isinstance(value_node, yaml.MappingNode) and default and "additionalProperties" not in schema:
+        if (
+            isinstance(value_node, yaml.MappingNode)
+            and default
+            and ("additionalProperties" not in schema or not description)
+        ):
             children = tuple(_children(value_node, default, lines, here))
         elif not description:
             raise ValueError(f"{'.'.join(here)} has no description")
@@ -98,10 +103,6 @@ def make_schema(values: tuple[Value, ...], ignored: dict[str, str]) -> dict[str,
         "additionalProperties": False,
         "properties": {value.path[-1]: _schema_of(value) for value in values},
     }
-    # Helm hands every chart the values of its parent under this name, whatever they are.
-    schema["properties"]["global"]["additionalProperties"] = True
-    # Only the key that switches it on means something; the rest is ingress-nginx's.
-    schema["properties"]["controller"]["properties"]["admissionWebhooks"]["additionalProperties"] = True
     for path, reason in ignored.items():
         *parents, name = path.split(".")
         target: Any = schema

@@ -181,7 +181,7 @@ app.kubernetes.io/component: default-backend
 {{- if and .autoscaling.enabled (gt (int .autoscaling.minReplicas) (int .autoscaling.maxReplicas)) -}}
 {{- fail (printf "controller.autoscaling.minReplicas is %d, more than maxReplicas (%d)" (int .autoscaling.minReplicas) (int .autoscaling.maxReplicas)) -}}
 {{- end -}}
-{{- if and .takeOverNginx.createClass (has .takeOverNginx.className (prepend .ingressClassResource.aliases .ingressClassResource.name)) -}}
+{{- if and .takeOverNginx.createClass (has .takeOverNginx.className (prepend (default list .ingressClassResource.aliases) .ingressClassResource.name)) -}}
 {{- fail (printf "controller.takeOverNginx.className and controller.ingressClassResource both name the IngressClass %q" .takeOverNginx.className) -}}
 {{- end -}}
 {{- end -}}

@@ -61,7 +61,7 @@
 {{- end -}}
 {{- end -}}
 {{- range $flag, $reason := $known.flags -}}
-{{- if hasKey $.Values.controller.extraArgs $flag -}}
+{{- if hasKey (default dict $.Values.controller.extraArgs) $flag -}}
 {{- $lines = append $lines (printf "controller.extraArgs.%s: %s" $flag $reason) -}}
 {{- end -}}
 {{- end -}}

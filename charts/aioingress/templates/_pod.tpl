@@ -32,7 +32,7 @@ nor the labels of the chart, which would restart all Pods for a change of the ch
 metadata:
   labels:
     {{- include "aioingress.controllerSelector" . | nindent 4 }}
-    {{- with merge dict .Values.controller.podLabels .Values.commonLabels }}
+    {{- with merge dict (default dict .Values.controller.podLabels) (default dict .Values.commonLabels) }}
     {{- include "aioingress.strings" . | nindent 4 }}
     {{- end }}
   {{- with .Values.controller.podAnnotations }}
@@ -168,8 +168,11 @@ spec:
   {{- with .topologySpreadConstraints }}
   {{- $constraints := list }}
   {{- range . }}
-  {{- $selector := dict "labelSelector" (dict "matchLabels" (include "aioingress.controllerSelector" $ | fromYaml)) }}
-  {{- $constraints = append $constraints (ternary . (merge dict . $selector) (hasKey . "labelSelector")) }}
+  {{- $constraint := deepCopy . }}
+  {{- if not (hasKey $constraint "labelSelector") }}
+  {{- $_ := set $constraint "labelSelector" (dict "matchLabels" (include "aioingress.controllerSelector" $ | fromYaml)) }}
+  {{- end }}
+  {{- $constraints = append $constraints $constraint }}
   {{- end }}
   topologySpreadConstraints:
     {{- tpl (toYaml $constraints) $ | nindent 4 }}

@@ -97,7 +97,7 @@ spec:
       port: {{ $port }}
       protocol: TCP
       targetPort: {{ printf "%s-tcp" $port }}
-      {{- if and (ne $type "ClusterIP") (hasKey $service.nodePorts.tcp $port) }}
+      {{- if and (ne $type "ClusterIP") (hasKey (default dict $service.nodePorts.tcp) $port) }}
       nodePort: {{ int (index $service.nodePorts.tcp $port) }}
       {{- end }}
     {{- end }}
