@@ -12,6 +12,7 @@ import yaml
 from tools.chart_docs import CHART, RENDER_VERSION
 
 Values = Mapping[str, Any]
+LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # several times faster where PyYAML was built with libyaml
 Object = dict[str, Any]
 
 
@@ -79,11 +80,14 @@ class Chart:
     helm: str
     environment: Mapping[str, str]
     chart: Path = CHART
-    cache: dict[str, str] = field(default_factory=dict)
+    cache: dict[str, Objects] = field(default_factory=dict)
 
     def render(self, values: Values | None = None, *, release: str = "web", kube: str = RENDER_VERSION) -> Objects:
         command = ["template", release, str(self.chart), "--namespace", "edge", "--kube-version", kube, "--values", "-"]
-        return Objects(tuple(_documents(self._run(command, values or {}))))
+        key = json.dumps([release, kube, values or {}])
+        if key not in self.cache:
+            self.cache[key] = Objects(tuple(_documents(self._run(command, values or {}))))
+        return self.cache[key]
 
     def notes(self, values: Values) -> str:
         """NOTES.txt as an installation shows it; `chart` is a copy that has it as an object."""
@@ -94,19 +98,20 @@ class Chart:
         return self._run(["lint", "--strict", str(self.chart), "--values", "-"], values)
 
     def _run(self, command: list[str], values: Values) -> str:
-        text = json.dumps(values)
-        key = "\0".join([*command, text])
-        if key not in self.cache:
-            done = subprocess.run(
-                [self.helm, *command], check=False, input=text, capture_output=True, text=True, env=self.environment
-            )
-            if done.returncode:
-                raise Refused(done.stderr + done.stdout)
-            self.cache[key] = done.stdout
-        return self.cache[key]
+        done = subprocess.run(
+            [self.helm, *command],
+            check=False,
+            input=json.dumps(values),
+            capture_output=True,
+            text=True,
+            env=self.environment,
+        )
+        if done.returncode:
+            raise Refused(done.stderr + done.stdout)
+        return done.stdout
 
 
 def _documents(text: str) -> Iterator[Object]:
-    for document in yaml.safe_load_all(text):
+    for document in yaml.load_all(text, Loader=LOADER):
         if document is not None:
             yield document
