@@ -65,6 +65,7 @@ class ClassSettings:
     controller_class: str | None = None
     watch_without_class: bool = False
     standalone: bool = True
+    by_name: bool = False  # a class without a readable IngressClass object counts by its name
     take_over_nginx: bool = False
 
 
@@ -113,6 +114,7 @@ class KubeSettings:
     watch_namespace_selector: str = ""  # a label selector of Namespaces; empty: no selection
     config_map: tuple[str, str] | None = None  # (namespace, name) of the options
     default_certificate: tuple[str, str] | None = None  # (namespace, name) of a Secret
+    tcp_services: tuple[str, str] | None = None  # (namespace, name) of the ConfigMap of ports
     page_size: int = 500  # objects a list request
     # ---- what to write ----
     update_status: bool = True
