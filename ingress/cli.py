@@ -538,6 +538,7 @@ def serve(
                 take_over_nginx=take_over_nginx,
             ),
             default_backend_service=default_backend_service,
+            config_map=configmap,
             external_name_loopback=bool(manifests),
             external_name_enabled=not disable_svc_external_name,
         ),

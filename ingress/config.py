@@ -73,6 +73,7 @@ class ClassSettings:
 class TranslateSettings:
     classes: ClassSettings = field(default_factory=ClassSettings)
     default_backend_service: tuple[str, str] | None = None  # (namespace, name): its first port
+    config_map: tuple[str, str] | None = None  # (namespace, name) of the options
     annotation_prefixes: tuple[str, ...] = ("aioingress.io/", "nginx.ingress.kubernetes.io/")  # first wins
     external_name_loopback: bool = True  # standalone mode may point ExternalName at loopback; a cluster may not
     external_name_enabled: bool = True
@@ -112,7 +113,7 @@ class KubeSettings:
     # ---- what to read ----
     watch_namespace: str = ""  # empty: all
     watch_namespace_selector: str = ""  # a label selector of Namespaces; empty: no selection
-    config_map: tuple[str, str] | None = None  # (namespace, name) of the options
+    config_map: tuple[str, str] | None = None  # as in TranslateSettings
     default_certificate: tuple[str, str] | None = None  # (namespace, name) of a Secret
     tcp_services: tuple[str, str] | None = None  # (namespace, name) of the ConfigMap of ports
     page_size: int = 500  # objects a list request

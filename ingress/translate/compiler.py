@@ -23,6 +23,7 @@ from ingress.translate.classes import Claim, ClassIndex
 from ingress.translate.conflicts import choose_catch_all, merge_host
 from ingress.translate.digest import TableDigest, part_digest
 from ingress.translate.fragment import Fragment, build_fallback, build_fragment
+from ingress.translate.options import check_options
 from ingress.translate.references import references_of
 from ingress.translate.report import Report, VerdictBook, shown
 
@@ -119,6 +120,8 @@ class _Memory:
     ) -> Compilation:
         first = self._result is None
         kinds = None if changed is None or first else {ref.kind for ref in changed}
+        if kinds is None or Kind.CONFIG_MAP in kinds:
+            self._verdicts.put(("options", ""), check_options(self._settings, state.config_maps))
 
         # Each layer hands the next what it has to do again.
         ingresses = self._changed_ingresses(state, kinds)
