@@ -9,6 +9,7 @@ import hashlib
 import logging
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -26,7 +27,8 @@ _log = logging.getLogger(__name__)
 _MESSAGE_LIMIT_BYTES = 1024
 _NAME_LIMIT = 253
 _KEPT_S = 3600.0  # how long the API server keeps an Event after its last change (--event-ttl)
-_TRIES = 4
+_TRIES = 10
+_PERIOD_S = 30.0
 _FIRST_BACK_OFF_S = 1.0
 _LONGEST_BACK_OFF_S = 30.0
 _REFUSED_S = 300.0
@@ -148,13 +150,14 @@ class _Lane:
     queue: DelayQueue[Note] = field(default_factory=DelayQueue)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     held_until: float = 0.0
+    failures: int = 0  # in a row: the API server isn't there
 
 
 @dataclass(slots=True)
 class _Sent:
     """What became of a note. Kept while it holds, and as long as its Event may exist."""
 
-    name: str = ""  # of the Event; empty: not sent
+    uid: str = ""  # of the object; empty: not sent
     count: int = 0
     at: float = 0.0
     holds: bool = True
@@ -197,7 +200,8 @@ class EventRecorder:
         self._served: frozenset[ObjectRef] | None = None
         self._of_object: LRUCache[ObjectRef, TokenBucket] = LRUCache(_OBJECTS)
         self._refused: dict[str, float] = {}  # namespace: until when
-        self._current: dict[Note, None] = {}
+        self._verdicts: frozenset[Verdict] = frozenset()
+        self._current: Counter[Note] = Counter()  # by verdicts: two may say the same about a field
         election.on_change(self.set_leader)
 
     # ---- what happens ---------------------------------------------------------------------------------------------
@@ -206,16 +210,21 @@ class EventRecorder:
         """All verdicts of the newest compile, not a change."""
         if not self._enabled:
             return
-        current = dict.fromkeys(note for verdict in sorted(set(verdicts)) if (note := note_of(verdict)) is not None)
+        before, self._verdicts = self._verdicts, frozenset(verdicts)
         now = self._clock()
-        for note in self._current.keys() - current.keys():
-            self._ceased(note)
-        self._current = current
-        for note in current:
-            known = self._known.get(note)
-            if known is None or not known.holds or (not known.name and not known.waits and known.failures < _TRIES):
-                self._holds(self._warnings, note, now)
-        self._forget(now)
+        for verdict in sorted(self._verdicts - before):
+            note = note_of(verdict)
+            if note is not None:
+                self._current[note] += 1
+                if self._current[note] == 1:
+                    self._holds(self._warnings, note, now)
+        for verdict in before - self._verdicts:
+            note = note_of(verdict)
+            if note is not None:
+                self._current[note] -= 1
+                if not self._current[note]:
+                    del self._current[note]
+                    self._ceased(note)
 
     def served(self, refs: frozenset[ObjectRef]) -> None:
         """All Ingresses that are served now. The first call is how things were found, and no news."""
@@ -237,7 +246,7 @@ class EventRecorder:
         if leads:
             now = self._clock()
             for note in self._current:
-                if not self._known[note].name:
+                if not self._known[note].uid:
                     self._holds(self._warnings, note, now)
 
     # ---- the queues -----------------------------------------------------------------------------------------------
@@ -271,23 +280,31 @@ class EventRecorder:
         if known is None:
             return
         known.holds = False
-        if not known.name and not known.waits:
-            del self._known[note]
-
-    def _forget(self, now: float) -> None:
-        old = [
-            note
-            for note, known in self._known.items()
-            if not known.holds and not known.waits and now - known.at > _KEPT_S
-        ]
-        for note in old:
+        if not known.uid and not known.waits:
             del self._known[note]
 
     async def run(self) -> None:
         """Until cancelled."""
         async with asyncio.TaskGroup() as group:
+            group.create_task(self._periodically(), name="events:period")
             group.create_task(self._drain(self._warnings), name="events:warnings")
             group.create_task(self._drain(self._news), name="events:news")
+
+    async def _periodically(self) -> None:
+        """Objects that were not known yet, or were made anew under their name, without a compile that would have said so."""
+        while True:
+            await asyncio.sleep(_PERIOD_S)
+            now = self._clock()
+            self._known = {
+                note: known
+                for note, known in self._known.items()
+                if known.holds or known.waits or now - known.at <= _KEPT_S
+            }
+            for note in self._current:
+                known = self._known[note]
+                found = self._find(note.ref)
+                if found is not None and not known.waits and found[0] != known.uid and known.failures < _TRIES:
+                    self._holds(self._warnings, note, now)
 
     async def _drain(self, lane: _Lane) -> None:
         while True:
@@ -307,8 +324,10 @@ class EventRecorder:
         known = self._known[note]
         known.waits = False
         found = self._find(note.ref)
-        if not known.holds or found is None or not self._election.is_leader:
-            self._ceased(note) if not known.holds else None
+        if not known.holds:
+            self._ceased(note)
+            return
+        if found is None or not self._election.is_leader:
             return
         bucket = self._of_object.get(note.ref)
         if bucket is None:
@@ -328,9 +347,8 @@ class EventRecorder:
     # ---- sending --------------------------------------------------------------------------------------------------
 
     async def _send(self, lane: _Lane, note: Note, known: _Sent, uid: str, resource_version: str) -> None:
-        name = note.name(uid)
         try:
-            if known.name == name and self._clock() - known.at < _KEPT_S:
+            if known.uid == uid and self._clock() - known.at < _KEPT_S:
                 await self._count_up(note, known, uid, resource_version)
             else:
                 await self._create(note, known, uid, resource_version)
@@ -340,7 +358,8 @@ class EventRecorder:
             self._refused[note.namespace] = self._clock() + _REFUSED_S
             self._retry(lane, note, known, _REFUSED_S)
         except Unavailable as error:
-            delay_s = backoff_s(known.failures + 1, _FIRST_BACK_OFF_S, _LONGEST_BACK_OFF_S, self._rng.random())
+            lane.failures += 1
+            delay_s = backoff_s(lane.failures, _FIRST_BACK_OFF_S, _LONGEST_BACK_OFF_S, self._rng.random())
             delay_s = max(delay_s, min(error.retry_after_s or 0.0, _LONGEST_BACK_OFF_S))
             lane.held_until = self._clock() + delay_s
             self._retry(lane, note, known, delay_s)
@@ -348,7 +367,8 @@ class EventRecorder:
             self._give_up(known)
             _log.warning("an Event about %s was refused: %s", note.ref, error)
         else:
-            known.name = name
+            lane.failures = 0
+            known.uid = uid
             known.at = self._clock()
             known.failures = 0
             self._refused.pop(note.namespace, None)
@@ -365,7 +385,10 @@ class EventRecorder:
         try:
             await self._api.send("POST", f"/api/v1/namespaces/{note.namespace}/events", event)
         except Conflict:
-            known.count = max(known.count, 1)  # the leader before us, or this process before a lost answer, said so
+            if known.uid == uid:  # said before, and ceased for a while; kept longer than expected
+                await self._count_up(note, known, uid, resource_version)
+            else:
+                known.count = 1  # the leader before us said so, or we did and the answer was lost
             return
         known.count = 1
         self.sent += 1
@@ -376,6 +399,7 @@ class EventRecorder:
         try:
             await self._api.send("PATCH", path, patch, content_type=MERGE_PATCH)
         except NotFound:
+            known.uid = ""
             await self._create(note, known, uid, resource_version)
             return
         known.count += 1
@@ -386,4 +410,4 @@ class EventRecorder:
 
 
 def _sync_note(ref: ObjectRef) -> Note:
-    return Note(ref, "Normal", SYNC, "Served by every worker")
+    return Note(ref, "Normal", SYNC, "Now served")
