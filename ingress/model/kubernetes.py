@@ -107,13 +107,6 @@ class Ingress(KubernetesObject, frozen=True, rename="camel", kw_only=True):
     spec: IngressSpec = IngressSpec()
 
 
-class LoadBalancerIngress(_Struct, frozen=True, rename="camel", kw_only=True):
-    """One entry of `status.loadBalancer.ingress`: an address or a host name."""
-
-    ip: str = ""
-    hostname: str = ""
-
-
 class IngressClassSpec(_Struct, frozen=True, rename="camel", kw_only=True):
     controller: str = ""
 
