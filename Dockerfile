@@ -1,6 +1,6 @@
 # syntax=docker/dockerfile:1
 # docker build -t aioingress .
-# docker run --rm -p 8080:8080 -p 10254:10254 -v "$PWD/manifests:/manifests:ro" aioingress --manifests /manifests
+# docker run --rm -p 8080:8080 -p 10254:10254 -v "$PWD/manifests:/manifests:ro" aioingress serve --manifests /manifests
 
 ARG PYTHON_VERSION=3.13
 
@@ -34,4 +34,5 @@ EXPOSE 8080 8443 10254
 STOPSIGNAL SIGTERM
 # /healthz and /readyz on 10254 are for the orchestrator, which knows when to ask.
 HEALTHCHECK NONE
-ENTRYPOINT ["ingress", "serve"]
+ENTRYPOINT ["ingress"]
+CMD ["serve"]

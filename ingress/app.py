@@ -1,21 +1,25 @@
 """Composition root: the only module that knows every other. Reads like the architecture.
 
-    source -> store -> compile -> publish to the workers
-                          |-> verdicts to the log and the admin listener
+    source -> store -> compile -> publish to the workers -> acknowledged -> status of the Ingresses
+                          |-> verdicts to the log, the admin listener and Events
 
-Order of an end: not ready (for `shutdown_grace_s`, still accepting), then the workers drain, then everything else stops.
+Order of an end: not ready (for `shutdown_grace_s`, still accepting) while the leader hands over; then the workers drain, and follow
+changes until they are done; then everything else stops.
 """
 
 import asyncio
 import dataclasses
+import functools
 import gc
 import itertools
 import logging
 import resource
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from ingress import admin, loops
 from ingress.admin import AdminServer, AdminView, Probe
@@ -25,13 +29,14 @@ from ingress.demo.prepare import prepare
 from ingress.demo.tour import curl_lines, render
 from ingress.errors import IngressError, Verdict, VerdictReason
 from ingress.files.source import FilesSource
+from ingress.kube.cluster import Cluster
 from ingress.logs import VerdictLog, setup_logging
-from ingress.metrics import ControllerFacts, SourceFacts, TableCounts, count_table, count_verdicts
+from ingress.metrics import ClusterFacts, ControllerFacts, SourceFacts, TableCounts, count_table, count_verdicts
 from ingress.model import KubernetesObject, ObjectRef
 from ingress.resolver import ExternalNameResolver
 from ingress.routing.table import RoutingTable
 from ingress.store import Store
-from ingress.translate.compiler import Compiler
+from ingress.translate.compiler import Compilation, Compiler
 from ingress.workers import sockets
 from ingress.workers.pool import InProcess, WorkerPool
 from ingress.workers.supervisor import Supervisor
@@ -39,7 +44,75 @@ from ingress.workers.supervisor import Supervisor
 _log = logging.getLogger(__name__)
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _FIRST_LOOKUP_S = 2.0  # how long readiness waits for the addresses of ExternalName Services
-_FILES = "files"
+_FILES, _KUBERNETES = "files", "kubernetes"
+
+
+class Source(Protocol):
+    """Where the objects come from: `FilesSource`, wrapped, or `Cluster`."""
+
+    async def run(self) -> None:
+        """Feed the store, until cancelled."""
+
+    def compiled(self, built: Compilation, verdicts: Sequence[Verdict]) -> None:
+        """The newest build, before the workers have it. `verdicts` are all there are."""
+
+    @property
+    def settled(self) -> bool:
+        """Everything that the builds so far named has been read, or is known not to be there."""
+
+    def serving(self, served: frozenset[ObjectRef]) -> None:
+        """Every worker routes by a table with these Ingresses."""
+
+    async def withdraw(self) -> None:
+        """The controller ends: take back what it promised. Bounded in time."""
+
+    async def close(self) -> None: ...
+
+    def facts(self) -> tuple[SourceFacts, ...]: ...
+
+    def writes(self) -> ClusterFacts | None:
+        """What it does in the cluster; None: there is none."""
+
+    @property
+    def stale_since(self) -> float | None:
+        """Unix time since when it can't be read; None while it can."""
+
+
+class Manifests:
+    """The standalone source: a folder needs no answer."""
+
+    settled = True
+    stale_since = None
+
+    def __init__(self, settings: Settings, sink: Callable[..., None]) -> None:
+        self._sink = sink
+        self._files = FilesSource(settings.manifests, self._read)
+        self._synced_at: float | None = None
+
+    def _read(self, objects: Mapping[ObjectRef, KubernetesObject], verdicts: Sequence[Verdict]) -> None:
+        self._synced_at = time.time()
+        self._sink(_FILES, objects, verdicts)
+
+    async def run(self) -> None:
+        await self._files.run()
+
+    def compiled(self, built: Compilation, verdicts: Sequence[Verdict]) -> None:
+        pass
+
+    def serving(self, served: frozenset[ObjectRef]) -> None:
+        pass
+
+    async def withdraw(self) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
+
+    def facts(self) -> tuple[SourceFacts, ...]:
+        return (SourceFacts(_FILES, self._files.synced.is_set(), self._synced_at),)
+
+    def writes(self) -> None:
+        return None
 
 
 class Controller:
@@ -50,7 +123,7 @@ class Controller:
         self._store = Store(settings.hold_off_s, settings.hold_off_limit_s)
         self._compiler = Compiler(settings.translate)
         self._resolver = ExternalNameResolver(self._store.set_resolved)
-        self._files = FilesSource(settings.manifests, self._from_files)
+        self._source: Source | None = None
         self._pool: WorkerPool | None = None
         self._admin: AdminServer | None = None
         self._stopping = asyncio.Event()
@@ -61,8 +134,10 @@ class Controller:
         self._verdicts: tuple[Verdict, ...] = ()
         self._published_at = time.monotonic()
         self._synced = False
-        self._synced_at: float | None = None
         self._config_errors = 0
+        # what was served in generations that some worker hasn't acknowledged: oldest first
+        self._served: deque[tuple[int, frozenset[ObjectRef]]] = deque()
+        self._generation = 0
         self._verdict_log = VerdictLog(_log)
         self._addresses: list[tuple[str, int]] = []
         self.started = asyncio.Event()
@@ -84,12 +159,14 @@ class Controller:
         workers = available_cpus() if settings.workers is None else settings.workers
         for number in _SIGNALS:  # first: whoever sees a port open may signal
             loop.add_signal_handler(number, self.stop)
+        self._source = await self._connect()
         bound = sockets.bind("--http-address", settings.http_addresses, workers)
         self._addresses = [sock.getsockname()[:2] for sock in bound[0]]
         if workers:
             self._pool = Supervisor(settings.proxy, bound, settings.log_format, settings.log_level)
         else:
             self._pool = InProcess(settings.proxy, bound[0], settings.log_format, loop)
+        self._pool.on_acknowledged = self._on_acknowledged
         try:
             self._admin = await admin.start(self._view(), settings.admin_addresses)
         except BaseException:
@@ -105,14 +182,23 @@ class Controller:
         if settings.https_addresses:
             _log.info("not listening on --https-address: TLS is not available yet")
         try:
-            return await self._run(self._pool)
+            return await self._run(self._pool, self._source)
         finally:
             for number in _SIGNALS:
                 loop.remove_signal_handler(number)
             await self._admin.close()
+            await self._source.close()
 
-    async def _run(self, pool: WorkerPool) -> int:
-        work = asyncio.create_task(self._work(pool), name="work")
+    async def _connect(self) -> Source:
+        kube = self._settings.kube
+        if kube is None:
+            return Manifests(self._settings, self._store.update)
+        if kube.tcp_services is not None:
+            _log.warning("--tcp-services-configmap: TCP services are not available yet")
+        return await Cluster.connect(kube, functools.partial(self._store.apply, _KUBERNETES))
+
+    async def _run(self, pool: WorkerPool, source: Source) -> int:
+        work = asyncio.create_task(self._work(pool, source), name="work")
         stopping = asyncio.create_task(self._stopping.wait(), name="stop")
         self.started.set()
         await asyncio.wait((work, stopping), return_when=asyncio.FIRST_COMPLETED)
@@ -122,7 +208,7 @@ class Controller:
                 pool.kill()
                 work.result()
                 return 1
-            await self._drain(pool)
+            await self._drain(pool, source)
             return 1 if self._forced.is_set() else 0
         except BaseExceptionGroup as group:
             raise _first_cause(group) from group
@@ -130,14 +216,14 @@ class Controller:
             work.cancel()
             await asyncio.wait((work,))
 
-    async def _work(self, pool: WorkerPool) -> None:
+    async def _work(self, pool: WorkerPool, source: Source) -> None:
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._files.run(), name="files")
+            group.create_task(source.run(), name="source")
             group.create_task(self._resolver.run(), name="resolver")
-            group.create_task(self._translate(pool, group), name="translate")
+            group.create_task(self._translate(pool, source, group), name="translate")
             group.create_task(pool.run(), name="workers")
 
-    async def _translate(self, pool: WorkerPool, group: asyncio.TaskGroup) -> None:
+    async def _translate(self, pool: WorkerPool, source: Source, group: asyncio.TaskGroup) -> None:
         first = True
         async for change in self._store.changes():
             began = time.monotonic()
@@ -148,7 +234,7 @@ class Controller:
                 continue
             self._resolver.set_hosts(built.external_names)
             if first or built.table.id != self._table.id:
-                pool.publish(built.table)
+                self._generation = pool.publish(built.table)
                 self._published_at = time.monotonic()
                 self._counts = count_table(built.table)
                 took_ms = (time.monotonic() - began) * 1000
@@ -161,25 +247,33 @@ class Controller:
             verdicts = (*change.verdicts, *built.verdicts)
             self._count_config_errors(verdicts)
             self._table, self._verdicts = built.table, verdicts
+            self._served.append((self._generation, built.served))
+            self._on_acknowledged(pool.acknowledged)
             self._verdict_log.update(verdicts)
+            source.compiled(built, verdicts)
             if first:
                 first = False
                 # What the sources and the compiler hold lives as long as the process: out of the collector's sight, whose full
                 # rounds would take a tenth of a second at 10,000 Ingresses, in the middle of an edit.
                 gc.set_threshold(20000, 20, 100)
                 gc.freeze()
-                group.create_task(self._settle(built.external_names), name="first-lookups")
+                group.create_task(self._settle(source, built.external_names), name="first-lookups")
 
-    async def _settle(self, names: frozenset[str]) -> None:
-        """The first sync counts when ExternalName hosts were looked up, or could not be in reasonable time."""
+    async def _settle(self, source: Source, names: frozenset[str]) -> None:
+        """The first sync counts when what it named (ExternalName hosts, Secrets) was looked up, or could not be in reasonable time."""
         deadline = time.monotonic() + _FIRST_LOOKUP_S
-        while any(name not in self._store.state.resolved for name in names) and time.monotonic() < deadline:  # noqa: ASYNC110
+        while time.monotonic() < deadline and not (  # noqa: ASYNC110 - made of several states
+            source.settled and all(name in self._store.state.resolved for name in names)
+        ):
             await asyncio.sleep(0.02)
         self._synced = True
 
-    def _from_files(self, objects: Mapping[ObjectRef, KubernetesObject], verdicts: Sequence[Verdict]) -> None:
-        self._synced_at = time.time()
-        self._store.update(_FILES, objects, verdicts)
+    def _on_acknowledged(self, generation: int) -> None:
+        served: frozenset[ObjectRef] | None = None
+        while self._served and self._served[0][0] <= generation:
+            served = self._served.popleft()[1]
+        if served is not None and self._source is not None:
+            self._source.serving(served)
 
     def _count_config_errors(self, verdicts: Sequence[Verdict]) -> None:
         unreadable = (VerdictReason.PARSE_ERROR, VerdictReason.INVALID_OBJECT)
@@ -199,7 +293,8 @@ class Controller:
             _log.info("draining; signal again to cut")
             self._stopping.set()
 
-    async def _drain(self, pool: WorkerPool) -> None:
+    async def _drain(self, pool: WorkerPool, source: Source) -> None:
+        withdrawal = asyncio.create_task(source.withdraw(), name="withdraw")
         if self._settings.shutdown_grace_s:
             try:
                 async with asyncio.timeout(self._settings.shutdown_grace_s):
@@ -207,6 +302,11 @@ class Controller:
             except TimeoutError:
                 pass
         await pool.drain(self._settings.proxy.drain_timeout_s)
+        if self._forced.is_set():
+            withdrawal.cancel()
+        await asyncio.wait((withdrawal,))
+        if not withdrawal.cancelled() and (problem := withdrawal.exception()) is not None:
+            _log.error("what was published could not be taken back", exc_info=problem)
 
     # ---- admin ---------------------------------------------------------------------------------------------------
 
@@ -229,9 +329,14 @@ class Controller:
             return Probe(False, "the first sync is not complete")
         if not pool.ready:
             return Probe(False, f"{pool.live} of {pool.wanted} workers serve")
+        since = self._source.stale_since if self._source is not None else None
+        if since is not None:
+            # Still ready: the last table serves, and a restart would only lose it.
+            return Probe(True, f"stale: no contact with the API server for {time.time() - since:.0f} s")
         return Probe(True)
 
     def _facts(self, pool: WorkerPool) -> ControllerFacts:
+        source = self._source
         return ControllerFacts(
             table_id=self._table.id,
             table_age_s=time.monotonic() - self._published_at,
@@ -243,7 +348,8 @@ class Controller:
             workers_wanted=pool.wanted,
             workers_live=pool.live,
             worker_restarts=pool.restarts,
-            sources=(SourceFacts(_FILES, self._files.synced.is_set(), self._synced_at),),
+            sources=source.facts() if source is not None else (),
+            cluster=source.writes() if source is not None else None,
             config_errors=self._config_errors,
         )
 

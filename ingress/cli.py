@@ -6,6 +6,7 @@ the option's name; the command line wins. Kubernetes injects `INGRESS_PORT`, `IN
 `--service-...`.
 """
 
+import ipaddress
 import math
 import os
 import platform
@@ -22,8 +23,11 @@ from ingress import __version__
 from ingress.config import (
     CONTROLLER_NAME,
     DEFAULT_CLASS,
+    NGINX_CLASS,
+    NGINX_CONTROLLER_NAME,
     Address,
     ClassSettings,
+    KubeSettings,
     ProxySettings,
     Settings,
     TranslateSettings,
@@ -35,7 +39,13 @@ EXIT_INTERRUPTED = 130
 
 _WORKERS_LIMIT = 1024
 _SECONDS_LIMIT = 86400.0
+_ELECTION_TTL_S = 2.0  # renewed three times within it, over a network
 _OBJECT_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
+_NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_SELECTOR = re.compile(r"[-A-Za-z0-9_./=!,() ]*")
+_UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_DURATION_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)")
+_DURATION = re.compile(f"(?:{_DURATION_PART.pattern})+")
 _ENVIRONMENT = {"auto_envvar_prefix": "INGRESS", "max_content_width": 110, "help_option_names": ["-h", "--help"]}
 
 
@@ -69,32 +79,81 @@ class WorkersType(click.ParamType[int | None]):
 
 
 class SecondsType(click.ParamType[float]):
+    """A number of seconds, or a duration as ingress-nginx's flags have it (`30s`, `1m30s`, `500ms`)."""
+
     name = "SECONDS"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        text = str(value)
         try:
-            seconds = float(value)
+            seconds = float(text)
         except ValueError:
-            seconds = math.nan
+            parts = _DURATION_PART.findall(text) if _DURATION.fullmatch(text) else []
+            seconds = sum(float(number) * _UNITS_S[unit] for number, unit in parts) if parts else math.nan
         if not 0 <= seconds <= _SECONDS_LIMIT:  # nan fails too
-            raise click.BadParameter(
-                f"{str(value)!r} is not a number of seconds from 0 to {_SECONDS_LIMIT:.0f}", ctx, param
-            )
+            raise click.BadParameter(f"{text!r} is not a number of seconds from 0 to {_SECONDS_LIMIT:.0f}", ctx, param)
         return seconds
 
 
-class ServiceType(click.ParamType[tuple[str, str]]):
+class ObjectType(click.ParamType[tuple[str, str]]):
+    """`NAMESPACE/NAME` of an object of `kind`, as (namespace, name)."""
+
     name = "NAMESPACE/NAME"
+
+    def __init__(self, kind: str) -> None:
+        self._kind = kind
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
         if isinstance(value, tuple):
             return value
         namespace, _, name = str(value).partition("/")
-        if not _OBJECT_NAME.fullmatch(namespace) or not _OBJECT_NAME.fullmatch(name):
+        if not _NAMESPACE.fullmatch(namespace) or not _OBJECT_NAME.fullmatch(name):
             raise click.BadParameter(
-                f"{str(value)!r} is not a Service: expected NAMESPACE/NAME, such as default/web", ctx, param
+                f"{str(value)!r} is not a {self._kind}: expected NAMESPACE/NAME, such as default/web", ctx, param
             )
         return namespace, name
+
+
+class NamespaceType(click.ParamType[str]):
+    """Empty: all namespaces."""
+
+    name = "NAMESPACE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = str(value)
+        if text and not _NAMESPACE.fullmatch(text):
+            raise click.BadParameter(f"{text!r} is not the name of a namespace", ctx, param)
+        return text
+
+
+class SelectorType(click.ParamType[str]):
+    """A label selector: only its alphabet is checked here, its grammar by the API server."""
+
+    name = "SELECTOR"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = str(value)
+        if not _SELECTOR.fullmatch(text):
+            raise click.BadParameter(f"{text!r} is not a label selector, such as team=web,stage!=test", ctx, param)
+        return text
+
+
+class PublishedAddressType(click.ParamType[tuple[str, ...]]):
+    """IPs and host names, separated by commas."""
+
+    name = "ADDRESS"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        if isinstance(value, tuple):
+            return value
+        found = tuple(part.strip() for part in str(value).split(",") if part.strip())
+        for text in found:
+            try:
+                ipaddress.ip_address(text)
+            except ValueError:
+                if not _OBJECT_NAME.fullmatch(text) or text.replace(".", "").isdigit():
+                    raise click.BadParameter(f"{text!r} is neither an IP nor a host name", ctx, param) from None
+        return found
 
 
 class SwitchType(click.ParamType[bool]):
@@ -110,6 +169,16 @@ class SwitchType(click.ParamType[bool]):
                 return False
             case _:
                 raise click.BadParameter(f"{str(value)!r} is neither true nor false", ctx, param)
+
+
+class ElectionType(click.ParamType[str]):
+    name = "NAME"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = str(value)
+        if not _OBJECT_NAME.fullmatch(text):
+            raise click.BadParameter(f"{text!r} is not the name of a Lease", ctx, param)
+        return text
 
 
 class NameType(click.ParamType[str]):
@@ -133,6 +202,10 @@ SWITCH: dict[str, Any] = {
     "metavar": "[=true|false]",
 }
 """`--x`, `--x=true` and `--x=false`, as ingress-nginx's flags are written. Off by default."""
+SWITCH_ON = SWITCH | {"default": True, "show_default": "true"}
+SERVICE = ObjectType("Service")
+CONFIG_MAP = ObjectType("ConfigMap")
+SECRET = ObjectType("Secret")
 
 
 # ---- commands -----------------------------------------------------------------------------------------------------
@@ -155,7 +228,16 @@ def cli() -> None:
     multiple=True,
     type=click.Path(exists=True, path_type=Path),
     show_envvar=True,
-    help="File or folder of YAML manifests, watched live; no cluster is needed. Repeatable.",
+    help="Standalone: take the objects from this file or folder of YAML manifests, watched live, instead of a cluster. Repeatable.",
+)
+@click.option(
+    "--kubeconfig",
+    type=click.Path(dir_okay=False, path_type=Path),
+    show_envvar=True,
+    help="Reach the cluster as this file says. Without it: the service account of the Pod, else $KUBECONFIG, else ~/.kube/config.",
+)
+@click.option(
+    "--context", type=NameType(), show_envvar=True, help="Context of the kubeconfig; default: its current one."
 )
 @click.option(
     "--http-address",
@@ -220,14 +302,26 @@ def cli() -> None:
     "--ingress-class",
     type=NameType(),
     show_envvar=True,
-    help="Take Ingresses whose legacy annotation kubernetes.io/ingress.class has this value. With neither this nor"
-    f" --controller-class: no class, {DEFAULT_CLASS} and nginx.",
+    help="Take Ingresses whose legacy annotation kubernetes.io/ingress.class has this value. In a cluster:"
+    f" {DEFAULT_CLASS} by default. Standalone, with neither this nor --controller-class: no class, {DEFAULT_CLASS} and nginx.",
 )
 @click.option(
     "--controller-class",
     type=NameType(),
     show_envvar=True,
-    help=f"Take Ingresses whose IngressClass names this controller, such as {CONTROLLER_NAME}.",
+    help=f"Take Ingresses whose IngressClass names this controller; default: {CONTROLLER_NAME}.",
+)
+@click.option(
+    "--take-over-nginx",
+    **SWITCH,
+    show_envvar=True,
+    help=f"Take the Ingresses of ingress-nginx too: class {NGINX_CLASS}, controller {NGINX_CONTROLLER_NAME}.",
+)
+@click.option(
+    "--ingress-class-by-name",
+    **SWITCH,
+    show_envvar=True,
+    help="Take Ingresses that name the class of --ingress-class even if there is no such IngressClass, or none may be read.",
 )
 @click.option(
     "--watch-ingress-without-class",
@@ -236,8 +330,100 @@ def cli() -> None:
     help="Take Ingresses without any class too.",
 )
 @click.option(
+    "--watch-namespace",
+    type=NamespaceType(),
+    default="",
+    show_envvar=True,
+    help="Read objects of this namespace only; default: of all.",
+)
+@click.option(
+    "--watch-namespace-selector",
+    type=SelectorType(),
+    default="",
+    show_envvar=True,
+    help="Read objects of namespaces with these labels only, such as team=web.",
+)
+@click.option(
+    "--configmap",
+    type=CONFIG_MAP,
+    show_envvar=True,
+    help="ConfigMap of options. Watched; its options are not applied yet, and each that is set gets a warning.",
+)
+@click.option(
+    "--tcp-services-configmap",
+    type=CONFIG_MAP,
+    show_envvar=True,
+    help="ConfigMap of TCP services. Accepted, but not served yet.",
+)
+@click.option(
+    "--default-ssl-certificate",
+    type=SECRET,
+    show_envvar=True,
+    help="Secret with the certificate for hosts without one. Watched, but not used yet: TLS is still to come.",
+)
+@click.option(
+    "--update-status",
+    **SWITCH_ON,
+    show_envvar=True,
+    help="Write our addresses to the status of Ingresses. One replica at a time does it, the leader.",
+)
+@click.option(
+    "--update-status-on-shutdown",
+    **SWITCH_ON,
+    show_envvar=True,
+    help="The last replica removes the addresses when it ends.",
+)
+@click.option(
+    "--publish-service",
+    type=SERVICE,
+    show_envvar=True,
+    help="Service in front of the controller, whose addresses are published. Without it and --publish-status-address: those of the"
+    " nodes that run the controller.",
+)
+@click.option(
+    "--publish-status-address",
+    multiple=True,
+    type=PublishedAddressType(),
+    show_envvar=True,
+    help="Publish these IPs and host names, separated by commas. Repeatable.",
+)
+@click.option(
+    "--report-node-internal-ip-address",
+    **SWITCH,
+    show_envvar=True,
+    help="Publish the internal addresses of nodes rather than the external ones.",
+)
+@click.option(
+    "--election-id",
+    type=ElectionType(),
+    default="aioingress-leader",
+    show_default=True,
+    show_envvar=True,
+    help="Name of the Lease by which replicas elect their leader, in the namespace of the Pod.",
+)
+@click.option(
+    "--election-ttl",
+    type=SecondsType(),
+    default="30",
+    show_default=True,
+    show_envvar=True,
+    help="A leader that hasn't renewed the Lease for so long is replaced.",
+)
+@click.option(
+    "--disable-leader-election",
+    **SWITCH,
+    show_envvar=True,
+    help="This replica always leads. For a single one.",
+)
+@click.option(
+    "--events",
+    **SWITCH_ON,
+    show_envvar=True,
+    help="Write an Event on the object for everything that was not taken as written.",
+)
+@click.option(
     "--default-backend-service",
-    type=ServiceType(),
+    type=SERVICE,
     show_envvar=True,
     help="Service (its first port) that answers for unknown hosts and paths; without it: 404.",
 )
@@ -265,6 +451,8 @@ def cli() -> None:
 )
 def serve(
     manifests: tuple[Path, ...],
+    kubeconfig: Path | None,
+    context: str | None,
     http_address: tuple[Address, ...],
     https_address: tuple[Address, ...],
     admin_address: tuple[Address, ...],
@@ -274,21 +462,62 @@ def serve(
     access_log: bool,
     ingress_class: str | None,
     controller_class: str | None,
+    take_over_nginx: bool,
+    ingress_class_by_name: bool,
     watch_ingress_without_class: bool,
+    watch_namespace: str,
+    watch_namespace_selector: str,
+    configmap: tuple[str, str] | None,
+    tcp_services_configmap: tuple[str, str] | None,
+    default_ssl_certificate: tuple[str, str] | None,
+    update_status: bool,
+    update_status_on_shutdown: bool,
+    publish_service: tuple[str, str] | None,
+    publish_status_address: tuple[tuple[str, ...], ...],
+    report_node_internal_ip_address: bool,
+    election_id: str,
+    election_ttl: float,
+    disable_leader_election: bool,
+    events: bool,
     default_backend_service: tuple[str, str] | None,
     disable_svc_external_name: bool,
     shutdown_grace_period: float,
     drain_timeout: float,
 ) -> int:
-    """Run the controller and its proxy on a folder of manifests.
+    """Run the controller and its proxy: for a Kubernetes cluster, or on a folder of manifests.
 
     \b
-    ingress serve --manifests ./manifests
+    ingress serve --publish-service ingress/aioingress-controller
+    ingress serve --kubeconfig ~/.kube/config --context staging
     ingress serve --manifests ./manifests --http-address 127.0.0.1:8080 --workers 2
     """
-    if not manifests:
-        raise click.UsageError("missing option '--manifests': reading from a Kubernetes cluster is not available yet")
+    if manifests and (kubeconfig or context):
+        raise click.UsageError("--manifests needs no cluster: leave out --kubeconfig and --context, or --manifests")
+    if watch_namespace and watch_namespace_selector:
+        raise click.UsageError("--watch-namespace and --watch-namespace-selector: only one of them can choose")
+    if election_ttl < _ELECTION_TTL_S:
+        raise click.UsageError(f"--election-ttl {election_ttl:g}: at least {_ELECTION_TTL_S:g} seconds")
     _check_listeners(http_address, admin_address)
+    kube = KubeSettings(
+        kubeconfig=kubeconfig,
+        context=context,
+        watch_namespace=watch_namespace,
+        watch_namespace_selector=watch_namespace_selector,
+        config_map=configmap,
+        default_certificate=default_ssl_certificate,
+        tcp_services=tcp_services_configmap,
+        update_status=update_status,
+        update_status_on_shutdown=update_status_on_shutdown,
+        publish_service=publish_service,
+        publish_status_addresses=tuple(address for group in publish_status_address for address in group),
+        report_node_internal_ip=report_node_internal_ip_address,
+        leader_election=not disable_leader_election,
+        election_id=election_id,
+        election_ttl_s=election_ttl,
+        events=events,
+        pod_name=os.environ.get("POD_NAME", ""),
+        pod_namespace=os.environ.get("POD_NAMESPACE", ""),
+    )
     settings = Settings(
         manifests=manifests,
         http_addresses=http_address,
@@ -298,13 +527,19 @@ def serve(
         log_format=log_format,
         log_level=log_level,
         shutdown_grace_s=shutdown_grace_period,
+        kube=None if manifests else kube,
         translate=TranslateSettings(
             classes=ClassSettings(
                 ingress_class=ingress_class,
                 controller_class=controller_class,
                 watch_without_class=watch_ingress_without_class,
+                standalone=bool(manifests),
+                by_name=ingress_class_by_name,
+                take_over_nginx=take_over_nginx,
             ),
             default_backend_service=default_backend_service,
+            config_map=configmap,
+            external_name_loopback=bool(manifests),
             external_name_enabled=not disable_svc_external_name,
         ),
         proxy=ProxySettings(drain_timeout_s=drain_timeout, access_log=access_log),

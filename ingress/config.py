@@ -65,6 +65,7 @@ class ClassSettings:
     controller_class: str | None = None
     watch_without_class: bool = False
     standalone: bool = True
+    by_name: bool = False  # a class without a readable IngressClass object counts by its name
     take_over_nginx: bool = False
 
 
@@ -72,6 +73,7 @@ class ClassSettings:
 class TranslateSettings:
     classes: ClassSettings = field(default_factory=ClassSettings)
     default_backend_service: tuple[str, str] | None = None  # (namespace, name): its first port
+    config_map: tuple[str, str] | None = None  # (namespace, name) of the options
     annotation_prefixes: tuple[str, ...] = ("aioingress.io/", "nginx.ingress.kubernetes.io/")  # first wins
     external_name_loopback: bool = True  # standalone mode may point ExternalName at loopback; a cluster may not
     external_name_enabled: bool = True
@@ -111,8 +113,9 @@ class KubeSettings:
     # ---- what to read ----
     watch_namespace: str = ""  # empty: all
     watch_namespace_selector: str = ""  # a label selector of Namespaces; empty: no selection
-    config_map: tuple[str, str] | None = None  # (namespace, name) of the options
+    config_map: tuple[str, str] | None = None  # as in TranslateSettings
     default_certificate: tuple[str, str] | None = None  # (namespace, name) of a Secret
+    tcp_services: tuple[str, str] | None = None  # (namespace, name) of the ConfigMap of ports
     page_size: int = 500  # objects a list request
     # ---- what to write ----
     update_status: bool = True

@@ -325,6 +325,20 @@ class SourceFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class ClusterFacts:
+    """What a replica writes to its cluster. `leader` is the holder of the Lease, empty while nobody is known to be; counts are
+    by result: `ok`, `failed`, `dropped`.
+    """
+
+    is_leader: bool = False
+    leader: str = ""
+    addresses: int = 0  # published ones
+    status_writes: Mapping[str, int] = field(default_factory=dict)
+    status_pending: int = 0
+    events: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class ControllerFacts:
     """What the parent knows without asking a worker."""
 
@@ -339,6 +353,7 @@ class ControllerFacts:
     workers_live: int = 0
     worker_restarts: int = 0
     sources: tuple[SourceFacts, ...] = ()
+    cluster: ClusterFacts | None = None  # None: standalone
     config_errors: int = 0  # times a source or setting was unreadable and the last good one stayed in service
 
 
@@ -523,6 +538,25 @@ class MetricsCollector(Collector):
             "Times that a source or setting was unusable and the last good one stayed in service.",
             facts.config_errors,
         )
+        if facts.cluster is not None:
+            yield from self._cluster(facts.cluster)
+
+    def _cluster(self, facts: ClusterFacts) -> Iterator[Metric]:
+        yield _gauge("aioingress_leader", "1 while this replica is the leader, else 0.", float(facts.is_leader))
+        yield _gauge(
+            "aioingress_published_addresses", "Addresses that go into the status of Ingresses.", facts.addresses
+        )
+        yield _gauge(
+            "aioingress_status_pending", "Ingresses whose status is still to be written.", facts.status_pending
+        )
+        for name, text, counts in (
+            ("aioingress_status_writes", "Writes of the status of an Ingress, by result.", facts.status_writes),
+            ("aioingress_events", "Events about verdicts, by result.", facts.events),
+        ):
+            family = CounterMetricFamily(name, text, labels=("result",))
+            for result, count in sorted(counts.items()):
+                family.add_metric((result,), count)
+            yield family
 
 
 def _escape(value: str) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 from ingress import __version__
 from ingress.cli import cli, main
-from ingress.config import Address, ClassSettings, ProxySettings, Settings, TranslateSettings
+from ingress.config import Address, ClassSettings, KubeSettings, ProxySettings, Settings, TranslateSettings
 from ingress.errors import ConfigError, SourceError
 
 
@@ -42,7 +42,7 @@ def clean_environment(monkeypatch):
     import os
 
     for name in os.environ:
-        if name.startswith("INGRESS_"):
+        if name.startswith("INGRESS_") or name in ("POD_NAME", "POD_NAMESPACE"):
             monkeypatch.delenv(name)
 
 
@@ -107,6 +107,63 @@ def test_every_flag(app, folder, tmp_path):
     )
 
 
+def test_without_manifests_it_is_a_cluster(app):
+    assert main(["serve"]) == 0
+    assert app.settings == Settings(
+        kube=KubeSettings(),
+        translate=TranslateSettings(classes=ClassSettings(standalone=False), external_name_loopback=False),
+    )
+
+
+def test_every_flag_of_a_cluster(app, monkeypatch, tmp_path):
+    monkeypatch.setenv("POD_NAME", "aioingress-controller-x")
+    monkeypatch.setenv("POD_NAMESPACE", "edge")
+    config = tmp_path / "config"
+    arguments = [
+        "--kubeconfig", str(config), "--context", "staging",
+        "--take-over-nginx", "--ingress-class-by-name",
+        "--watch-namespace", "shop",
+        "--configmap", "edge/options",
+        "--tcp-services-configmap", "edge/tcp",
+        "--default-ssl-certificate", "edge/tls",
+        "--update-status=false", "--update-status-on-shutdown=false",
+        "--publish-service", "edge/aioingress-controller",
+        "--publish-status-address", "192.0.2.1, 2001:db8::1", "--publish-status-address", "lb.example.com",
+        "--report-node-internal-ip-address",
+        "--election-id", "leader", "--election-ttl", "15s", "--disable-leader-election",
+        "--events=false",
+    ]  # fmt: skip
+    assert main(["serve", *arguments]) == 0
+    assert app.settings.translate.classes == ClassSettings(standalone=False, by_name=True, take_over_nginx=True)
+    assert app.settings.kube == KubeSettings(
+        kubeconfig=config,
+        context="staging",
+        watch_namespace="shop",
+        config_map=("edge", "options"),
+        tcp_services=("edge", "tcp"),
+        default_certificate=("edge", "tls"),
+        update_status=False,
+        update_status_on_shutdown=False,
+        publish_service=("edge", "aioingress-controller"),
+        publish_status_addresses=("192.0.2.1", "2001:db8::1", "lb.example.com"),
+        report_node_internal_ip=True,
+        leader_election=False,
+        election_id="leader",
+        election_ttl_s=15.0,
+        events=False,
+        pod_name="aioingress-controller-x",
+        pod_namespace="edge",
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("30", 30.0), ("2.5", 2.5), ("30s", 30.0), ("1m30s", 90.0), ("1.5m", 90.0), ("2500ms", 2.5)]
+)
+def test_durations(app, text, seconds):
+    assert main(["serve", "--election-ttl", text]) == 0
+    assert app.settings.kube.election_ttl_s == seconds
+
+
 ENVIRONMENT = {
     "INGRESS_HTTP_ADDRESS": (":80  [::]:81", lambda s: s.http_addresses, (Address("0.0.0.0", 80), Address("::", 81))),
     "INGRESS_HTTPS_ADDRESS": (":443", lambda s: s.https_addresses, (Address("0.0.0.0", 443),)),
@@ -123,6 +180,40 @@ ENVIRONMENT = {
     "INGRESS_SHUTDOWN_GRACE_PERIOD": ("5", lambda s: s.shutdown_grace_s, 5.0),
     "INGRESS_DRAIN_TIMEOUT": ("6", lambda s: s.proxy.drain_timeout_s, 6.0),
 }
+
+
+OF_A_CLUSTER = {
+    "INGRESS_KUBECONFIG": ("/etc/kube", lambda s: s.kube.kubeconfig, Path("/etc/kube")),
+    "INGRESS_CONTEXT": ("staging", lambda s: s.kube.context, "staging"),
+    "INGRESS_TAKE_OVER_NGINX": ("true", lambda s: s.translate.classes.take_over_nginx, True),
+    "INGRESS_INGRESS_CLASS_BY_NAME": ("true", lambda s: s.translate.classes.by_name, True),
+    "INGRESS_WATCH_NAMESPACE": ("shop", lambda s: s.kube.watch_namespace, "shop"),
+    "INGRESS_WATCH_NAMESPACE_SELECTOR": ("a in (b,c)", lambda s: s.kube.watch_namespace_selector, "a in (b,c)"),
+    "INGRESS_CONFIGMAP": ("a/b", lambda s: s.kube.config_map, ("a", "b")),
+    "INGRESS_TCP_SERVICES_CONFIGMAP": ("a/b", lambda s: s.kube.tcp_services, ("a", "b")),
+    "INGRESS_DEFAULT_SSL_CERTIFICATE": ("a/b", lambda s: s.kube.default_certificate, ("a", "b")),
+    "INGRESS_UPDATE_STATUS": ("false", lambda s: s.kube.update_status, False),
+    "INGRESS_UPDATE_STATUS_ON_SHUTDOWN": ("false", lambda s: s.kube.update_status_on_shutdown, False),
+    "INGRESS_PUBLISH_SERVICE": ("a/b", lambda s: s.kube.publish_service, ("a", "b")),
+    "INGRESS_PUBLISH_STATUS_ADDRESS": (
+        "192.0.2.1,a.b",
+        lambda s: s.kube.publish_status_addresses,
+        ("192.0.2.1", "a.b"),
+    ),
+    "INGRESS_REPORT_NODE_INTERNAL_IP_ADDRESS": ("true", lambda s: s.kube.report_node_internal_ip, True),
+    "INGRESS_ELECTION_ID": ("leader", lambda s: s.kube.election_id, "leader"),
+    "INGRESS_ELECTION_TTL": ("1m", lambda s: s.kube.election_ttl_s, 60.0),
+    "INGRESS_DISABLE_LEADER_ELECTION": ("true", lambda s: s.kube.leader_election, False),
+    "INGRESS_EVENTS": ("false", lambda s: s.kube.events, False),
+}
+
+
+@pytest.mark.parametrize("name", OF_A_CLUSTER)
+def test_environment_of_a_cluster(app, monkeypatch, name):
+    value, read, expected = OF_A_CLUSTER[name]
+    monkeypatch.setenv(name, value)
+    assert main(["serve"]) == 0
+    assert read(app.settings) == expected
 
 
 @pytest.mark.parametrize("name", ENVIRONMENT)
@@ -145,7 +236,7 @@ def test_manifests_from_environment(app, tmp_path, monkeypatch):
 
 def test_every_option_has_a_tested_environment_variable():
     serve = {f"INGRESS_{p.name.upper()}" for p in cli.commands["serve"].params}
-    assert serve == {*ENVIRONMENT, "INGRESS_MANIFESTS"}
+    assert serve == {*ENVIRONMENT, *OF_A_CLUSTER, "INGRESS_MANIFESTS"}
 
 
 def test_no_option_collides_with_what_kubernetes_injects():
@@ -222,7 +313,27 @@ BAD = [
     ([], "ingress: missing command: serve or demo; see 'ingress --help'"),
     (["srve"], "ingress: no such command 'srve'. Did you mean 'serve'?; see 'ingress --help'"),
     (["--bad"], "ingress: no such option '--bad'; see 'ingress --help'"),
-    (["serve"], "ingress serve: missing option '--manifests': reading from a Kubernetes cluster is not available yet;"),
+    (
+        ["serve", "--manifests", ".", "--context", "x"],
+        "ingress serve: --manifests needs no cluster: leave out --kubeconfig",
+    ),
+    (["serve", "--watch-namespace", "a", "--watch-namespace-selector", "b"], "only one of them can choose;"),
+    (
+        ["serve", "--watch-namespace", "a.b"],
+        "invalid value for '--watch-namespace': 'a.b' is not the name of a namespace;",
+    ),
+    (["serve", "--watch-namespace-selector", "a&b"], "'a&b' is not a label selector, such as team=web,stage!=test;"),
+    (
+        ["serve", "--configmap", "web"],
+        "invalid value for '--configmap': 'web' is not a ConfigMap: expected NAMESPACE/NAME",
+    ),
+    (["serve", "--publish-service", "a.b/c"], "'a.b/c' is not a Service: expected NAMESPACE/NAME"),
+    (["serve", "--publish-status-address", "a, B_c"], "'B_c' is neither an IP nor a host name;"),
+    (["serve", "--publish-status-address", "1.2.3.456"], "'1.2.3.456' is neither an IP nor a host name;"),
+    (["serve", "--election-id", "A b"], "invalid value for '--election-id': 'A b' is not the name of a Lease;"),
+    (["serve", "--election-ttl", "1"], "ingress serve: --election-ttl 1: at least 2 seconds;"),
+    (["serve", "--election-ttl", "30x"], "'30x' is not a number of seconds from 0 to 86400;"),
+    (["serve", "--update-status=si"], "invalid value for '--update-status': 'si' is neither true nor false;"),
     (["serve", "--manifest", "x"], "ingress serve: no such option '--manifest'. Did you mean '--manifests'?;"),
     (["serve", "--manifests"], "ingress serve: option '--manifests' requires an argument;"),
     (
@@ -255,7 +366,7 @@ BAD = [
     (["serve", "--default-backend-service", "a/b/c"], "'a/b/c' is not a Service"),
     (["serve", "--drain-timeout", "nan"], "'--drain-timeout': 'nan' is not a number of seconds from 0 to 86400;"),
     (["serve", "--drain-timeout", "-1"], "'-1' is not a number of seconds from 0 to 86400;"),
-    (["serve", "--shutdown-grace-period", "4m"], "'4m' is not a number of seconds from 0 to 86400;"),
+    (["serve", "--shutdown-grace-period", "4d"], "'4d' is not a number of seconds from 0 to 86400;"),
     (["serve", "--access-log=x"], "option '--access-log' does not take a value;"),
     (
         ["serve", "--manifests", ".", "--http-address", ":8080", "--admin-address", "127.0.0.1:8080"],
@@ -350,7 +461,11 @@ def test_module_runs_without_the_data_plane():
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert child.returncode == 0, child.stderr
     child = subprocess.run(
-        [sys.executable, "-m", "ingress", "serve"], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-m", "ingress", "serve", "--workers", "x"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert child.returncode == 2
-    assert child.stderr.startswith("ingress serve: missing option '--manifests'")
+    assert child.stderr.startswith("ingress serve: invalid value for '--workers'")

@@ -86,11 +86,13 @@ class _Handlers:
 def _line(probe: Probe) -> str:
     """One line whatever the reason holds."""
     reason = " ".join(probe.reason.split())
-    return reason or "ok" if probe.ok else reason or "not ok"
+    if probe.ok:
+        return f"ok ({reason})" if reason else "ok"
+    return reason or "not ok"
 
 
 def _probe(probe: Probe) -> web.Response:
-    return web.Response(status=200 if probe.ok else 503, text="ok\n" if probe.ok else _line(probe) + "\n")
+    return web.Response(status=200 if probe.ok else 503, text=_line(probe) + "\n")
 
 
 def _json(body: bytes) -> web.Response:

@@ -83,6 +83,13 @@ class IngressSpec(_Struct, frozen=True, rename="camel", kw_only=True):
     rules: tuple[IngressRule, ...] | None = None
 
 
+class LoadBalancerIngress(_Struct, frozen=True, rename="camel", kw_only=True):
+    """One address in `status.loadBalancer.ingress`: an IP or a host name, rarely both."""
+
+    ip: str = ""
+    hostname: str = ""
+
+
 class KubernetesObject(_Struct, frozen=True, rename="camel", kw_only=True):
     """Base of the kinds: `origin` says where it was read (`file:line`; empty from the API server)."""
 

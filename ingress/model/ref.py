@@ -12,10 +12,11 @@ class Kind(enum.StrEnum):
     ENDPOINT_SLICE = "EndpointSlice"
     SECRET = "Secret"
     CONFIG_MAP = "ConfigMap"
+    NAMESPACE = "Namespace"  # read by `kube` for a selector only; never part of a ClusterState
 
 
 class ObjectRef(NamedTuple):
-    """Identity of one object in a cluster. `namespace` is empty for cluster-scoped kinds (IngressClass)."""
+    """Identity of one object in a cluster. `namespace` is empty for cluster-scoped kinds (IngressClass, Namespace)."""
 
     kind: Kind
     namespace: str

@@ -25,10 +25,11 @@ class ClassIndex:
 
     With neither flag set in standalone mode, the classes `aioingress` and `nginx` need no IngressClass object, and an
     Ingress without class is ours unless the default class is somebody else's. Otherwise a class is ours when its `spec.controller` is
-    `controller_class`, or when it has no object and is called `ingress_class`.
+    `controller_class`; standalone, and with `by_name` (for those who may not read IngressClasses), also when it has no object and is
+    called `ingress_class`. `take_over_nginx` adds the controller and the class name of ingress-nginx to either.
     """
 
-    __slots__ = ("_controllers", "_foreign", "_legacy_by_object", "_names", "_ours", "_without_class")
+    __slots__ = ("_foreign", "_legacy_by_object", "_names", "_needs_no_object", "_ours", "_without_class")
 
     def __init__(self, classes: Mapping[str, IngressClass], settings: ClassSettings) -> None:
         open_house = settings.standalone and settings.ingress_class is None and settings.controller_class is None
@@ -38,6 +39,10 @@ class ClassIndex:
         else:
             self._names = frozenset((settings.ingress_class or DEFAULT_CLASS,))
             controllers = frozenset((settings.controller_class or CONTROLLER_NAME,))
+        if settings.take_over_nginx:
+            self._names |= {NGINX_CLASS}
+            controllers |= {NGINX_CONTROLLER_NAME}
+        self._needs_no_object = self._names if settings.standalone or settings.by_name else frozenset[str]()
         self._legacy_by_object = open_house
         self._ours = frozenset(name for name, c in classes.items() if c.spec.controller in controllers)
         self._foreign = frozenset(classes) - self._ours
@@ -55,7 +60,7 @@ class ClassIndex:
                 return Claim.OURS
             if name in self._foreign:
                 return Claim.FOREIGN
-            return Claim.OURS if name in self._names else Claim.UNKNOWN_CLASS
+            return Claim.OURS if name in self._needs_no_object else Claim.UNKNOWN_CLASS
         legacy = ingress.metadata.annotations.get(LEGACY_ANNOTATION) if ingress.metadata.annotations else None
         if legacy:
             return Claim.OURS if self._accepts_legacy(legacy) else Claim.FOREIGN

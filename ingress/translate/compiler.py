@@ -23,6 +23,8 @@ from ingress.translate.classes import Claim, ClassIndex
 from ingress.translate.conflicts import choose_catch_all, merge_host
 from ingress.translate.digest import TableDigest, part_digest
 from ingress.translate.fragment import Fragment, build_fallback, build_fragment
+from ingress.translate.options import check_options
+from ingress.translate.references import references_of
 from ingress.translate.report import Report, VerdictBook, shown
 
 _FALLBACK: NamespacedName = ("\0", "default backend of the controller")  # not the name of any Ingress
@@ -34,13 +36,15 @@ class Compilation:
     """A table and what was found on the way to it.
 
     `verdicts` are sorted. `external_names` are the host names of ExternalName Services in use: whoever resolves names keeps them in
-    `ClusterState.resolved`. `served` are the Ingresses of our classes, whatever became of their rules.
+    `ClusterState.resolved`. `served` are the Ingresses of our classes, whatever became of their rules; `references` the Secrets and
+    ConfigMaps that they name, existing or not.
     """
 
     table: RoutingTable
     verdicts: tuple[Verdict, ...]
     external_names: frozenset[str]
     served: frozenset[ObjectRef]
+    references: frozenset[ObjectRef] = frozenset()
 
 
 def compile_table(state: ClusterState, settings: TranslateSettings) -> Compilation:
@@ -86,6 +90,8 @@ class _Memory:
         self._ingresses: dict[NamespacedName, Ingress] = {}  # all of them, ours or not, as last seen
         self._served: dict[NamespacedName, ObjectRef] = {}
         self._served_changed = True
+        self._references_of: dict[NamespacedName, frozenset[ObjectRef]] = {}  # only those with any
+        self._references_changed = True
         self._fragments: dict[NamespacedName, Fragment] = {}
         self._services: dict[NamespacedName, Service | None] = {}  # all that fragments name, as last seen
         self._named_by: dict[NamespacedName, set[NamespacedName]] = {}  # Service -> Ingresses
@@ -114,6 +120,8 @@ class _Memory:
     ) -> Compilation:
         first = self._result is None
         kinds = None if changed is None or first else {ref.kind for ref in changed}
+        if kinds is None or Kind.CONFIG_MAP in kinds:
+            self._verdicts.put(("options", ""), check_options(self._settings, state.config_maps))
 
         # Each layer hands the next what it has to do again.
         ingresses = self._changed_ingresses(state, kinds)
@@ -248,14 +256,17 @@ class _Memory:
             self._ingresses.pop(key, None)
             self._serve(key, None)
             self._verdicts.put(("class", key), ())
+            self._refer(key, frozenset())
             return None
         self._ingresses[key] = ingress
         claim = self._classes.claim(ingress)
         self._verdicts.put(("class", key), _class_verdicts(ingress) if claim is Claim.UNKNOWN_CLASS else ())
         if claim is not Claim.OURS:
             self._serve(key, None)
+            self._refer(key, frozenset())
             return None
         self._serve(key, ingress.ref)
+        self._refer(key, references_of(ingress, self._settings.annotation_prefixes))
         return build_fragment(ingress, state.services, self._settings)
 
     def _serve(self, key: NamespacedName, ref: ObjectRef | None) -> None:
@@ -266,6 +277,15 @@ class _Memory:
             self._served[key] = ref
         else:
             del self._served[key]
+
+    def _refer(self, key: NamespacedName, references: frozenset[ObjectRef]) -> None:
+        if self._references_of.get(key, frozenset()) == references:
+            return
+        self._references_changed = True
+        if references:
+            self._references_of[key] = references
+        else:
+            del self._references_of[key]
 
     def _forget_service(self, owner: NamespacedName, ingress: NamespacedName) -> None:
         users = self._named_by[owner]
@@ -441,7 +461,12 @@ class _Memory:
             self._served_changed = False
         else:
             served = last.served
-        self._result = Compilation(table, verdicts, external_names, served)
+        if self._references_changed or last is None:
+            references = frozenset(ref for found in self._references_of.values() for ref in found)
+            self._references_changed = False
+        else:
+            references = last.references
+        self._result = Compilation(table, verdicts, external_names, served, references)
         return self._result
 
 

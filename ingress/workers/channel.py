@@ -24,7 +24,15 @@ class Hello(msgspec.Struct, frozen=True, tag=True):
 
 
 class FullTable(msgspec.Struct, frozen=True, tag=True):
+    """`generation` counts what the controller published; it comes back in `Applied`."""
+
     table: RoutingTable
+    generation: int
+
+
+class Delta(msgspec.Struct, frozen=True, tag=True):
+    delta: TableDelta
+    generation: int
 
 
 class Affinity(msgspec.Struct, frozen=True, tag=True):
@@ -44,13 +52,14 @@ class MetricsRequest(msgspec.Struct, frozen=True, tag=True):
     pass
 
 
-ToWorker = Hello | FullTable | TableDelta | Affinity | Drain | MetricsRequest
+ToWorker = Hello | FullTable | Delta | Affinity | Drain | MetricsRequest
 
 
 class Applied(msgspec.Struct, frozen=True, tag=True):
     """Requests that start from now on are routed by this table."""
 
     table_id: str
+    generation: int
 
 
 class NeedTable(msgspec.Struct, frozen=True, tag=True):

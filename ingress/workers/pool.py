@@ -4,7 +4,7 @@ import asyncio
 import gc
 import logging
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from ingress.accesslog import AccessLog
@@ -19,6 +19,10 @@ _log = logging.getLogger(__name__)
 class WorkerPool(Protocol):
     wanted: int
     restarts: int
+    acknowledged: int
+    """The newest generation (what `publish` returned) that every worker routes by; 0 before the first."""
+    on_acknowledged: Callable[[int], None]
+    """Called with `acknowledged` whenever it grew."""
 
     @property
     def live(self) -> int:
@@ -32,8 +36,8 @@ class WorkerPool(Protocol):
     def ready(self) -> bool:
         """Every wanted worker serves by some table."""
 
-    def publish(self, table: RoutingTable) -> None:
-        """Make all workers serve by `table`; returns at once."""
+    def publish(self, table: RoutingTable) -> int:
+        """Make all workers serve by `table`; returns at once, with the number of this generation (1, 2 ...)."""
 
     async def run(self) -> None:
         """Keep the wanted number of workers alive; until cancelled or drained."""
@@ -60,6 +64,9 @@ class InProcess:
     ) -> None:
         self.wanted = 0
         self.restarts = 0
+        self.acknowledged = 0
+        self.on_acknowledged: Callable[[int], None] = lambda _: None
+        self._generation = 0
         self._sockets = sockets
         self._access_log = AccessLog(log_format) if settings.access_log else None
         if self._access_log is not None:
@@ -86,13 +93,22 @@ class InProcess:
     def ready(self) -> bool:
         return self._listening and not self.plane.draining
 
-    def publish(self, table: RoutingTable) -> None:
+    def publish(self, table: RoutingTable) -> int:
         if self._table is None:
             self.plane.swap(table)
         else:
             self.plane.apply(diff_tables(self._table, table))
         self._table = table
+        self._generation += 1
         self._published.set()
+        self._acknowledge()
+        return self._generation
+
+    def _acknowledge(self) -> None:
+        if self._listening and self._generation > self.acknowledged:
+            self.acknowledged = self._generation
+            # Not from within publish: its caller doesn't know the number yet.
+            asyncio.get_running_loop().call_soon(self.on_acknowledged, self._generation)
 
     async def run(self) -> None:
         await self._published.wait()
@@ -102,6 +118,7 @@ class InProcess:
         for sock in self._sockets:
             sock.close()  # the data plane has its own copies, which it closes when it drains
         self._listening = True
+        self._acknowledge()
         await asyncio.Event().wait()
 
     async def metrics(self) -> MetricsSnapshot:

@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ingress.affinity.client_ip import ClientIPAffinity, Update
 from ingress.config import ProxySettings
@@ -20,6 +20,7 @@ from ingress.workers.channel import (
     Affinity,
     Applied,
     Channel,
+    Delta,
     Drain,
     Draining,
     FullTable,
@@ -52,6 +53,7 @@ class _Process:
     def __init__(self, slot: int, owner: "Supervisor") -> None:
         self.slot = slot
         self.applied = ""
+        self.generation = 0
         self.draining = False
         self.process: asyncio.subprocess.Process | None = None
         self.channel: Channel | None = None
@@ -100,6 +102,9 @@ class Supervisor:
     ) -> None:
         self.wanted = len(sockets)
         self.restarts = 0
+        self.acknowledged = 0
+        self.on_acknowledged: Callable[[int], None] = _ignore
+        self._generation = 0
         self._settings = settings
         self._sockets = sockets
         self._log_format = log_format
@@ -134,23 +139,25 @@ class Supervisor:
 
     # ---- tables --------------------------------------------------------------------------------------------------
 
-    def publish(self, table: RoutingTable) -> None:
+    def publish(self, table: RoutingTable) -> int:
         old, self._table, self._full = self._table, table, None
+        self._generation += 1
         self._affinity.follow(table)
         if old is None:
             for process in self._processes:
                 self._send_table(process)
-            return
-        frame = encode(diff_tables(old, table))
+            return self._generation
+        frame = encode(Delta(diff_tables(old, table), self._generation))
         for process in self._processes:
             if process.channel is not None:
                 process.channel.send_encoded(frame)
+        return self._generation
 
     def _send_table(self, process: _Process) -> None:
         if self._table is None or process.channel is None:
             return
         if self._full is None:
-            self._full = encode(FullTable(self._table))
+            self._full = encode(FullTable(self._table, self._generation))
         process.channel.send_encoded(self._full)
         assigned = self._affinity.snapshot()
         if assigned:
@@ -158,10 +165,12 @@ class Supervisor:
 
     def on_message(self, process: _Process, message: ToController) -> None:
         match message:
-            case Applied(table_id):
+            case Applied(table_id, generation):
                 if not process.applied:
                     _log.info("worker %d serves (pid %d)", process.slot, process.pid)
                 process.applied = table_id
+                process.generation = generation
+                self._acknowledge()
             case NeedTable():
                 self._send_table(process)
             case Metrics(snapshot):
@@ -177,6 +186,13 @@ class Supervisor:
             case Draining():
                 process.draining = True
                 self._ended.set()
+
+    def _acknowledge(self) -> None:
+        """A slot without a process holds nothing back: its next one starts with the newest table."""
+        slowest = min((p.generation for p in self._current if p is not None), default=0)
+        if slowest > self.acknowledged:
+            self.acknowledged = slowest
+            self.on_acknowledged(slowest)
 
     # ---- processes -----------------------------------------------------------------------------------------------
 
@@ -234,6 +250,7 @@ class Supervisor:
         self._processes.discard(process)
         if self._current[process.slot] is process:
             self._current[process.slot] = None
+            self._acknowledge()
         self._aggregate.remove(process)
         if process.metrics is not None and not process.metrics.done():
             process.metrics.set_result(None)
@@ -280,6 +297,10 @@ class Supervisor:
         if waiting:
             await asyncio.wait(waiting, timeout=_METRICS_TIMEOUT_S)  # a stuck worker is shown as it was last seen
         return self._aggregate.merged()
+
+
+def _ignore(_: int) -> None:
+    """Nobody waits for acknowledgements."""
 
 
 def _ending(code: int | None) -> str:

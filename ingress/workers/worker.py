@@ -16,11 +16,11 @@ from ingress.logs import setup_logging
 from ingress.loops import run
 from ingress.metrics import WorkerMetrics
 from ingress.proxy.dataplane import DataPlane
-from ingress.routing.table import TableDelta
 from ingress.workers.channel import (
     Affinity,
     Applied,
     Channel,
+    Delta,
     Drain,
     Draining,
     FullTable,
@@ -96,25 +96,25 @@ class Worker:
         match message:
             case Hello():
                 self._start(message)
-            case FullTable(table):
+            case FullTable(table, generation):
                 assert plane is not None
                 plane.swap(table)
-                self._channel.send(Applied(table.id))
+                self._channel.send(Applied(table.id, generation))
                 if self._listening is None:
                     # Not before there is a table: the kernel queues connections meanwhile, so nobody sees a premature 404.
                     gc.set_threshold(20000, 20, 100)
                     plane.settle_memory()
                     self._listening = asyncio.ensure_future(plane.listen(self._sockets))
                     self._listening.add_done_callback(_raise)
-            case TableDelta():
+            case Delta(delta, generation):
                 assert plane is not None
                 try:
-                    plane.apply(message)
+                    plane.apply(delta)
                 except ValueError as problem:
                     _log.warning("asking for the full table: %s", problem)
                     self._channel.send(NeedTable())
                 else:
-                    self._channel.send(Applied(message.id))
+                    self._channel.send(Applied(delta.id, generation))
             case Affinity(updates):
                 assert plane is not None
                 plane.runtime.merge_affinity(updates)

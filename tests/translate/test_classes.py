@@ -15,6 +15,8 @@ LEGACY = "kubernetes.io/ingress.class"
 
 STANDALONE = ClassSettings()
 CLUSTER = ClassSettings(standalone=False)
+BY_NAME = ClassSettings(standalone=False, by_name=True)
+BOTH = ClassSettings(standalone=False, take_over_nginx=True)
 TAKE_OVER = ClassSettings(ingress_class="nginx", controller_class=NGINX)
 
 
@@ -102,7 +104,15 @@ def test_without_class(settings: ClassSettings, classes: list[IngressClass], exp
 @pytest.mark.parametrize(
     ("settings", "cls", "classes", "expected"),
     [
-        (CLUSTER, "aioingress", [], (True, [])),
+        (CLUSTER, "aioingress", [], (False, MISSING)),
+        (BY_NAME, "aioingress", [], (True, [])),
+        (BY_NAME, "aioingress", [ingress_class("aioingress", OTHER)], (False, [])),
+        (BY_NAME, "other", [], (False, MISSING)),
+        (BOTH, "aioingress", [ingress_class("aioingress", OURS)], (True, [])),
+        (BOTH, "nginx", [ingress_class("nginx", NGINX)], (True, [])),
+        (BOTH, "edge", [ingress_class("edge", NGINX)], (True, [])),
+        (BOTH, "nginx", [ingress_class("nginx", OTHER)], (False, [])),
+        (BOTH, "nginx", [], (False, MISSING)),
         (CLUSTER, "aioingress", [ingress_class("aioingress", OURS)], (True, [])),
         (CLUSTER, "nginx", [ingress_class("nginx", NGINX)], (False, [])),
         (CLUSTER, "nginx", [], (False, MISSING)),
@@ -121,7 +131,14 @@ def test_with_flags_by_field(
 
 @pytest.mark.parametrize(
     ("settings", "legacy", "expected"),
-    [(CLUSTER, "aioingress", True), (CLUSTER, "nginx", False), (TAKE_OVER, "nginx", True), (TAKE_OVER, "x", False)],
+    [
+        (CLUSTER, "aioingress", True),
+        (CLUSTER, "nginx", False),
+        (BOTH, "nginx", True),
+        (BOTH, "aioingress", True),
+        (TAKE_OVER, "nginx", True),
+        (TAKE_OVER, "x", False),
+    ],
 )
 def test_with_flags_the_legacy_annotation_is_compared_as_text(
     settings: ClassSettings, legacy: str, expected: bool
