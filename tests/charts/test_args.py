@@ -41,6 +41,9 @@ TARGETS = ("publish-status-address", "publish-service", "report-node-internal-ip
                 "ingressClassResource": {"controllerValue": "example.com/c"},
                 "ingressClass": "edge",
                 "watchIngressWithoutClass": True,
+                "ingressClassByName": True,
+                "accessLog": False,
+                "events": False,
                 "takeOverNginx": {"enabled": True},
                 "scope": {"enabled": True},
                 "configMapNamespace": "conf",
@@ -61,6 +64,9 @@ TARGETS = ("publish-status-address", "publish-service", "report-node-internal-ip
                 "controller-class": "example.com/c",
                 "ingress-class": "edge",
                 "watch-ingress-without-class": "true",
+                "ingress-class-by-name": "true",
+                "no-access-log": "",
+                "events": "false",
                 "take-over-nginx": "true",
                 "watch-namespace": OWN,
                 "configmap": "conf/web-aioingress-controller",
@@ -105,7 +111,7 @@ TARGETS = ("publish-status-address", "publish-service", "report-node-internal-ip
             {
                 "extraArgs": {
                     "disable-svc-external-name": "",
-                    "access-log": False,
+                    "update-status": False,
                     "drain-timeout": 1000000,
                     "default-ssl-certificate": "a/b",
                     "enable-ssl-passthrough": "",
@@ -113,7 +119,7 @@ TARGETS = ("publish-status-address", "publish-service", "report-node-internal-ip
             },
             {
                 "disable-svc-external-name": "",
-                "access-log": "false",
+                "update-status": "false",
                 "drain-timeout": "1000000",
                 "default-ssl-certificate": "a/b",
                 "enable-ssl-passthrough": None,

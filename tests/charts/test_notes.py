@@ -46,6 +46,7 @@ QUIET: dict[str, Any] = {"service": {"enableHttps": False}}
     [
         ({"service": {}}, "controller.service.enableHttps"),
         ({"admissionWebhooks": {"enabled": True}}, "controller.admissionWebhooks.enabled"),
+        ({"config": {"use-gzip": "true"}}, "controller.config: options are not applied yet"),
         ({"terminationGracePeriodSeconds": 60}, "controller.terminationGracePeriodSeconds (60)"),
         ({"lifecycle": {"preStop": {"exec": {"command": ["/wait-shutdown"]}}}}, "/wait-shutdown"),
         ({"readinessProbe": {"httpGet": {"path": "/healthz"}}}, "controller.readinessProbe asks /healthz"),
@@ -86,7 +87,6 @@ def test_values_without_effect_are_named(noted: Chart) -> None:
         "controller.enableAnnotationValidations",
         "controller.enableMimalloc",
         "controller.image.runAsUser",
-        "controller.ingressClassByName",
         "controller.opentelemetry",
         "udp",
         "controller.extraArgs.enable-ssl-passthrough",

@@ -87,6 +87,7 @@ def test_namespaced_mode_has_nothing_cluster_wide(chart: Chart, namespace: str, 
     assert roles["web-aioingress-watch"]["metadata"]["namespace"] == watched
     assert permissions(roles["web-aioingress"]) == OWN_SCOPED
     assert roles["web-aioingress"]["metadata"]["namespace"] == "edge"
+    assert objects.flag("ingress-class-by-name") == "true"
     assert bindings(objects) == {
         ("Role", "web-aioingress-watch", watched, "edge/web-aioingress"),
         ("Role", "web-aioingress", "edge", "edge/web-aioingress"),
@@ -110,6 +111,11 @@ def test_lease_follows_the_election_id(chart: Chart) -> None:
     objects = chart.render({"controller": {"electionID": "edge-lock"}})
     assert ("coordination.k8s.io", "leases", "update", "edge-lock") in permissions(objects.one("Role"))
     assert objects.flag("election-id") == "edge-lock"
+
+
+def test_without_events(chart: Chart) -> None:
+    granted = permissions(chart.render({"controller": {"events": False}}).one("ClusterRole"))
+    assert {entry for entry in CLUSTER if "events" in entry} == CLUSTER - granted
 
 
 def test_namespaced_roles_need_a_namespaced_watch(chart: Chart) -> None:

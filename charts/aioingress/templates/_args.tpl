@@ -16,9 +16,15 @@
 - --workers={{ include "aioingress.scalar" .workers }}
 - --log-format={{ .logFormat }}
 - --log-level={{ .logLevel }}
+{{- if not .accessLog }}
+- --no-access-log
+{{- end }}
 - --controller-class={{ .ingressClassResource.controllerValue }}
 {{- if .ingressClass }}
 - --ingress-class={{ .ingressClass }}
+{{- end }}
+{{- if or .ingressClassByName (and $.Values.rbac.create $.Values.rbac.scope) }}
+- --ingress-class-by-name=true
 {{- end }}
 {{- if .watchIngressWithoutClass }}
 - --watch-ingress-without-class=true
@@ -47,6 +53,9 @@
 - --publish-service={{ include "aioingress.publishedService" $ }}
 {{- else if .reportNodeInternalIp }}
 - --report-node-internal-ip-address=true
+{{- end }}
+{{- if not .events }}
+- --events=false
 {{- end }}
 {{- if not .updateStatus }}
 - --update-status=false

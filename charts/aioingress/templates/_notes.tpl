@@ -1,10 +1,21 @@
+{{/* "true" if there is a value other than false, zero or empty at a dotted path. Argument: dict "path" PATH "values" .Values. */}}
+{{- define "aioingress.isSet" -}}
+{{- $value := .values -}}
+{{- range splitList "." .path -}}
+{{- $value = ternary (get (ternary $value dict (kindIs "map" $value)) .) nil (kindIs "map" $value) -}}
+{{- end -}}
+{{- if $value -}}true{{- end -}}
+{{- end -}}
+
 {{/* What deserves a second look, one a line. */}}
 {{- define "aioingress.warnings" -}}
 {{- $lines := list -}}
-{{- with .Values.controller -}}
-{{- if .admissionWebhooks.enabled -}}
-{{- $lines = append $lines "controller.admissionWebhooks.enabled: there is no admission webhook yet. Mistakes show up as Events of the Ingress, and in /debug/verdicts." -}}
+{{- range $path, $reason := (.Files.Get "files/ignored.yaml" | fromYaml).later -}}
+{{- if include "aioingress.isSet" (dict "path" $path "values" $.Values) -}}
+{{- $lines = append $lines (printf "%s: %s" $path $reason) -}}
 {{- end -}}
+{{- end -}}
+{{- with .Values.controller -}}
 {{- if and .service.enabled .service.enableHttps (eq (toString .service.targetPorts.https) "https") -}}
 {{- $lines = append $lines "controller.service.enableHttps: the port is there, but this version doesn't terminate TLS yet; connections to it are refused. Let the load balancer do it (controller.service.targetPorts.https=http)." -}}
 {{- end -}}
@@ -52,11 +63,7 @@
 {{- $lines := list -}}
 {{- $known := .Files.Get "files/ignored.yaml" | fromYaml -}}
 {{- range $path, $reason := $known.values -}}
-{{- $value := $.Values -}}
-{{- range splitList "." $path -}}
-{{- $value = ternary (get (ternary $value dict (kindIs "map" $value)) .) nil (kindIs "map" $value) -}}
-{{- end -}}
-{{- if $value -}}
+{{- if include "aioingress.isSet" (dict "path" $path "values" $.Values) -}}
 {{- $lines = append $lines (printf "%s: %s" $path $reason) -}}
 {{- end -}}
 {{- end -}}
