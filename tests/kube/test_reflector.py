@@ -3,7 +3,7 @@ import logging
 from contextlib import asynccontextmanager
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ingress.kube.discovery import endpoints_kind, path_of, resource
@@ -293,6 +293,25 @@ async def test_denied_then_granted(cluster, caplog):
     ]
 
 
+async def test_a_short_refusal_of_what_could_be_read_is_not_told(cluster, caplog):
+    caplog.set_level(logging.INFO)
+    cluster.put("ingresses", ingress("a"))
+    async with running(cluster) as it:
+        await it.synced()
+        refusals = iter([status(403, "rules not read yet")] * 3)
+        cluster.faults.append(lambda m, p, q: next(refusals, None))
+        cluster.cut()
+        await until(lambda: it.reflector.refused)
+        await it.synced()
+        assert (it.reflector.relists, it.reflector.restarts) == (0, 1)
+        assert sum(it.time.slept) < 1.0
+        assert caplog.messages == []
+        cluster.faults[:] = [refuse]
+        cluster.cut()
+        await until(lambda: len(it.time.slept) > 12)
+    assert caplog.messages == ["ingresses can't be read: no"]
+
+
 async def test_a_collection_that_is_not_served_is_located_again(cluster):
     cluster.served.discard("endpointslices")
     cluster.put("endpoints", {"metadata": meta("web"), "subsets": []})
@@ -577,7 +596,6 @@ def agrees(it, cluster):
 
 
 @given(st.lists(STEPS, max_size=40))
-@settings(max_examples=60)
 def test_any_interleaving_ends_with_what_the_server_has(steps):
     async def scenario():
         cluster = FakeCluster()
