@@ -254,6 +254,53 @@ async def test_gone_and_back(cluster, caplog):
     ]
 
 
+async def test_a_watch_that_lasted_makes_up_for_failures(cluster):
+    cluster.reachable = False
+    async with running(cluster) as it:
+        await until(lambda: len(it.time.slept) == 8)
+        cluster.reachable = True
+        await it.synced()
+        it.time.now += 60.0
+        it.time.slept.clear()
+        cluster.reachable = False
+        cluster.cut()
+        await until(lambda: it.time.slept)
+        assert it.time.slept[0] <= 0.1
+
+
+async def never(seconds):
+    await asyncio.Event().wait()
+
+
+@asynccontextmanager
+async def waiting(link):
+    """A pause that only a wake-up can end; it has to."""
+    patient = FakeTime().timing
+    patient.sleep = never
+    link._timing, timing = patient, link._timing
+    task = asyncio.create_task(link.pause(1.0))
+    await asyncio.sleep(0)
+    link._timing = timing
+    yield
+    await asyncio.wait_for(task, 5.0)
+
+
+async def test_the_first_that_gets_through_wakes_the_others(cluster):
+    cluster.reachable = False
+    async with running(cluster) as it:
+        await until(lambda: it.reflector.error)
+        async with waiting(it.link):
+            cluster.reachable = True
+
+
+async def test_a_right_that_is_granted_wakes_the_others(cluster):
+    cluster.faults.append(refuse)
+    async with running(cluster) as it:
+        await until(lambda: it.reflector.refused)
+        async with waiting(it.link):
+            cluster.faults.clear()
+
+
 async def test_a_long_silence_leads_to_a_list(cluster):
     async with running(cluster) as it:
         await it.synced()
@@ -471,13 +518,32 @@ async def test_a_fetch_overtakes_the_watch(cluster):
     async with secrets(cluster, wanted) as it:
         wanted.add("a")
         await fetch(it, "a")
+        count = len(it.follower.batches)
         for body in (old, new):
+            cluster.put("services", {"metadata": meta("other")})
             cluster.say(cluster._line("MODIFIED", body))
             cluster.bookmark()
-        count = len(it.follower.batches)
+            await until(lambda: it.reflector._version == str(cluster.version))
+        assert len(it.follower.batches) == count  # nothing of that was news
         cluster.put("secrets", secret("a", "bGFzdA=="))
         await until(lambda: value(it, "a") == "bGFzdA==")
-        assert len(it.follower.batches) == count + 1  # the older ones changed nothing
+
+
+async def test_versions_that_went_back_are_taken_after_a_list(cluster):
+    """A restored etcd counts from where its backup was made."""
+    cluster.put("secrets", secret("a"))
+    wanted = set()
+    async with secrets(cluster, wanted) as it:
+        wanted.add("a")
+        await fetch(it, "a")
+        cluster.version -= 50
+        cluster.compact()
+        cluster.compacted = 0
+        cluster.say(b'{"type": "ERROR", "object": {"code": 410}}')
+        await until(lambda: it.reflector.relists == 1)
+        await it.synced()
+        cluster.put("secrets", secret("a", "bmV3"))
+        await until(lambda: value(it, "a") == "bmV3")
 
 
 async def test_a_list_waits_for_a_fetch_and_then_decides(cluster):
@@ -490,6 +556,9 @@ async def test_a_list_waits_for_a_fetch_and_then_decides(cluster):
         cluster.compact()
         cluster.reachable = True
         await until(lambda: it.reflector._version == "")
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert it.reflector.relists == 0
         api.go.set()
         await until(lambda: it.reflector.relists)
         assert value(it, "a") is None

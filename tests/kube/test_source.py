@@ -4,6 +4,8 @@ import logging
 from contextlib import asynccontextmanager
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ingress.config import KubeSettings
 from ingress.errors import VerdictReason
@@ -74,7 +76,7 @@ async def running(cluster, sink=None, **settings):
         task.cancel()
         await asyncio.wait([task])
         assert task.cancelled()
-    assert not cluster.watching
+    await until(lambda: not cluster.watching)
 
 
 @pytest.fixture
@@ -426,3 +428,91 @@ async def test_a_fault_of_the_sink_ends_the_source(cluster):
     with pytest.raises(BaseExceptionGroup) as caught:
         await source.run()
     assert caught.group_contains(ZeroDivisionError)
+
+
+# ---- whatever happens, in the end the sink has what it should ---------------------------------------------------
+
+NAMESPACES = st.sampled_from(["x", "y"])
+NAMES = st.sampled_from("ab")
+STEPS = st.one_of(
+    st.tuples(st.just("ingress"), NAMESPACES, NAMES),
+    st.tuples(st.just("secret"), NAMESPACES, NAMES, st.sampled_from(["MQ==", "Mg=="])),
+    st.tuples(st.just("delete"), st.sampled_from(["ingresses", "secrets", "configmaps"]), NAMESPACES, NAMES),
+    st.tuples(st.just("map"), NAMESPACES, NAMES),
+    st.tuples(st.just("select"), NAMESPACES, st.booleans()),
+    st.tuples(
+        st.just("refer"), st.frozensets(st.tuples(st.sampled_from([Kind.SECRET, Kind.CONFIG_MAP]), NAMESPACES, NAMES))
+    ),
+    st.tuples(st.sampled_from(["cut", "compact", "away", "back"])),
+    st.tuples(st.just("turn"), st.integers(1, 30)),
+)
+
+
+async def perform(it, cluster, step):
+    match step:
+        case ("ingress", where, name):
+            cluster.put("ingresses", ingress(name, where))
+        case ("secret", where, name, value):
+            cluster.put("secrets", secret(name, where, value))
+        case ("map", where, name):
+            cluster.put("configmaps", config_map(name, where))
+        case ("delete", plural, where, name):
+            if (where, name) in cluster.objects[plural]:
+                cluster.delete(plural, name, where)
+        case ("select", where, selected):
+            cluster.put("namespaces", namespace(where, team="a" if selected else "b"))
+        case ("refer", refs):
+            it.source.set_references(frozenset(ObjectRef(*found) for found in refs))
+        case ("cut",):
+            cluster.cut()
+        case ("compact",):
+            cluster.compact()
+        case ("away",):
+            cluster.reachable = False
+            cluster.cut()
+        case ("back",):
+            cluster.reachable = True
+        case ("turn", times):
+            for _ in range(times):
+                await asyncio.sleep(0)
+
+
+def expected(cluster, refs):
+    selected = {
+        body["metadata"]["name"]
+        for body in cluster.objects["namespaces"].values()
+        if body["metadata"]["labels"].get("team") == "a"
+    }
+    found = {
+        ref(Kind.INGRESS, name, where): body
+        for (where, name), body in cluster.objects["ingresses"].items()
+        if where in selected
+    }
+    for kind, plural in ((Kind.SECRET, "secrets"), (Kind.CONFIG_MAP, "configmaps")):
+        found |= {
+            ref(kind, name, where): body
+            for (where, name), body in cluster.objects[plural].items()
+            if ref(kind, name, where) in refs
+        }
+    return {found_ref: (body["metadata"]["uid"], body.get("data")) for found_ref, body in found.items()}
+
+
+@given(st.lists(STEPS, max_size=40))
+def test_any_interleaving_ends_with_what_is_selected_and_referenced(steps):
+    async def scenario():
+        cluster = FakeCluster()
+        cluster.put("namespaces", namespace("x", team="a"))
+        async with running(cluster, watch_namespace_selector="team=a", page_size=1) as it:
+            for step in steps:
+                await perform(it, cluster, step)
+            cluster.reachable = True
+            await until(
+                lambda: (
+                    it.source.synced.is_set()
+                    and it.source.settled
+                    and {found: (o.metadata.uid, getattr(o, "data", None)) for found, o in it.sink.objects.items()}
+                    == expected(cluster, it.source._references)
+                )
+            )
+
+    asyncio.run(scenario())
