@@ -447,7 +447,7 @@ def test_ten_thousand_at_the_start_are_written_at_the_rate() -> None:
         for rank, request in enumerate(written):  # in order, but for those that are under way together
             assert abs(int(request.path.removesuffix("/status")[-5:]) - rank) <= 8
         assert 199.0 <= written[-1].at - began <= 203.0
-        assert all(later.at - earlier.at >= 0.99 for earlier, later in zip(written[50:], written[100:], strict=False))
+        assert all(later.at - earlier.at >= 0.97 for earlier, later in zip(written[100:], written[150:], strict=False))
         assert a.client.most_under_way <= 8
 
     scenario(story)
