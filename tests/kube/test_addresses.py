@@ -150,7 +150,7 @@ class Reader:
         self.seen: list[Addresses] = []
         rng = random.Random(1)
         self.reader = AddressReader(client, known, self.replicas, self.seen.append, clock=virtual.clock, rng=rng)
-        self.task = asyncio.create_task(self.reader.run())
+        self.task = virtual.spawn(self.reader.run())
 
 
 def scenario(story: Callable[[FakeServer], Awaitable[None]]) -> None:
@@ -318,7 +318,7 @@ def test_other_replicas(others: list[dict[str, Any]], count: int) -> None:
         replicas = Replicas(server.client(), KubeSettings(pod_namespace="edge", pod_name="a"))
         assert not replicas.alone  # not known yet
         assert await replicas.others() == count
-        task = asyncio.create_task(replicas.run())
+        task = virtual.spawn(replicas.run())
         await asyncio.sleep(1)
         assert replicas.alone == (count == 0)
         server.fail = lambda _: Unavailable("gone")

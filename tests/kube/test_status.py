@@ -130,7 +130,7 @@ class Replica:
             self._see(path)
         self._put = server.put
         server.put = self._put_and_tell  # type: ignore[method-assign]
-        self.tasks = [asyncio.create_task(self.election.run()), asyncio.create_task(self.writer.run())]
+        self.tasks = [virtual.spawn(self.election.run()), virtual.spawn(self.writer.run())]
 
     def _put_and_tell(self, path: str, content: Any) -> Any:
         found = self._put(path, content)
