@@ -16,7 +16,7 @@ import signal
 import socket
 import struct
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -87,8 +87,8 @@ def ready_in_endpoints(item: Json) -> dict[str, list[Target]]:
 class Backend:
     """Ready endpoints behind one port of one Service."""
 
-    def __init__(self) -> None:
-        self.targets: list[Target] = []
+    def __init__(self, targets: Sequence[Target] = ()) -> None:
+        self.targets = list(targets)
         self.keep_client_address = False
         self._turn = itertools.count()
 
@@ -136,7 +136,7 @@ class _Half(asyncio.Protocol):
                 _reset(peer.transport) if error is not None else peer.transport.close()
 
 
-class _Front(_Half):
+class Front(_Half):
     """The client's side: finds an endpoint before it reads."""
 
     def __init__(self, backend: Backend, tasks: set[asyncio.Task[None]]) -> None:
@@ -352,7 +352,7 @@ class LoadBalancer:
                 backend = self._backends[port]
                 try:
                     self._listening[frontend] = await loop.create_server(
-                        lambda backend=backend: _Front(backend, self._tasks),  # type: ignore[misc]
+                        lambda backend=backend: Front(backend, self._tasks),  # type: ignore[misc]
                         frontend.address,
                         frontend.port,
                         backlog=1024,
