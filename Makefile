@@ -16,7 +16,7 @@ SUITE ?=
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup demo test lint format envtest cluster conformance bench bench-scale bench-soak clean
+.PHONY: help setup demo test lint format envtest cluster conformance manifest bench bench-scale bench-soak clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 20
@@ -50,6 +50,9 @@ cluster: $(READY) ## a cluster to play with: control plane, chart, samples; prin
 conformance: $(READY) ## SUITE=DIR: the Ingress conformance suite (a clone of kubernetes-sigs/ingress-controller-conformance) on that cluster
 	@test -n "$(SUITE)" || { echo "usage: make conformance SUITE=DIR, DIR being a clone of kubernetes-sigs/ingress-controller-conformance" >&2; exit 2; }
 	@exec $(BIN)/python -m tools.envtest.netns $(BIN)/python -m tools.envtest.conformance "$(SUITE)" $(ARGS)
+
+manifest: $(READY) ## what is made from the chart: values.schema.json, its table of values, deploy/aioingress.yaml (with helm)
+	$(BIN)/python -m tools.chart_docs
 
 bench: $(READY) ## load side by side with the proxies that are installed (nginx, haproxy, envoy, traefik, caddy)
 	$(BIN)/python -m bench.load $(ARGS)
