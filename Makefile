@@ -2,7 +2,7 @@
 # The second time that costs nothing; a change of requirements/ or pyproject.toml sets it up again.
 #
 #   make PYTHON=/path/to/python3 ...   another interpreter (3.11 or later)
-#   make test ARGS='-k trie -x'        more arguments for pytest, bench or demo
+#   make test ARGS='-k trie -x'        more arguments for pytest, bench, demo, cluster or conformance
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -11,11 +11,12 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input --quiet
 REQUIREMENTS := requirements/build.txt requirements/runtime.txt requirements/dev.txt
 PYTHON ?=
 ARGS ?=
+SUITE ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup demo test lint format manifest bench bench-scale bench-soak clean
+.PHONY: help setup demo test lint format envtest cluster conformance manifest bench bench-scale bench-soak clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 20
@@ -26,8 +27,9 @@ setup: $(READY) ## the virtual environment only
 demo: $(READY) ## three echo backends behind the controller, with curl lines to try; Ctrl-C ends it
 	@exec $(BIN)/ingress demo $(ARGS)
 
-test: lint ## the whole gate: format, lint, types, layers, unit and end-to-end tests
-	HYPOTHESIS_PROFILE=$${HYPOTHESIS_PROFILE:-ci} $(BIN)/python -m pytest $(ARGS)
+test: lint ## the whole gate: format, lint, types, layers, unit and end-to-end tests, tests on a real API server (docs/testing.md)
+	@$(BIN)/python -m tools.envtest.build --if-go
+	HYPOTHESIS_PROFILE=$${HYPOTHESIS_PROFILE:-ci} $(BIN)/python -m tools.envtest.netns $(BIN)/python -m pytest $(ARGS)
 
 lint: $(READY) ## format, lint, types and layers, without the tests
 	$(BIN)/ruff format --check --quiet .
@@ -38,6 +40,16 @@ lint: $(READY) ## format, lint, types and layers, without the tests
 format: $(READY) ## format the sources and apply the safe fixes of the linter
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+envtest: $(READY) ## build the control plane, kubectl and helm for the tests on a real API server (once, about 12 minutes; needs Go)
+	@$(BIN)/python -m tools.envtest.build
+
+cluster: $(READY) ## a cluster to play with: control plane, chart, samples; prints KUBECONFIG and curl lines; Ctrl-C ends it
+	@exec $(BIN)/python -m tools.envtest.netns $(BIN)/python -m tools.envtest.playground $(ARGS)
+
+conformance: $(READY) ## SUITE=DIR: the Ingress conformance suite (a clone of kubernetes-sigs/ingress-controller-conformance) on that cluster
+	@test -n "$(SUITE)" || { echo "usage: make conformance SUITE=DIR, DIR being a clone of kubernetes-sigs/ingress-controller-conformance" >&2; exit 2; }
+	@exec $(BIN)/python -m tools.envtest.netns $(BIN)/python -m tools.envtest.conformance "$(SUITE)" $(ARGS)
 
 manifest: $(READY) ## what is made from the chart: values.schema.json, its table of values, deploy/aioingress.yaml (with helm)
 	$(BIN)/python -m tools.chart_docs

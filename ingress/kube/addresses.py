@@ -348,7 +348,7 @@ class AddressReader:
 
     def _take_service(self, service: PublishedService) -> None:
         namespace, name = self._settings.publish_service or ("", "")
-        self._take(addresses_of_service(service), f"Service {namespace}/{name} has no address to publish yet")
+        self._take(addresses_of_service(service), f"Service {namespace}/{name} has no address to publish")
 
     def _take(self, found: Addresses, none_yet: str) -> None:
         if not found:

@@ -89,7 +89,8 @@ class KubeClient:
         try:
             await load(configuration)
         except Exception as error:  # its loaders raise whatever a strange file leads to
-            raise ConfigError(f"{where}: {_first_line(error)}") from error
+            strange = isinstance(error, TypeError | AttributeError | KeyError | AssertionError)
+            raise ConfigError(f"{where}: {'it is no kubeconfig' if strange else _first_line(error)}") from error
         server = str(configuration.host or "")
         host = urlsplit(server)
         if host.scheme not in ("http", "https") or not host.hostname:
@@ -355,7 +356,9 @@ def _words(error: Exception, server: str) -> str:
         case aiohttp.ClientConnectorCertificateError():
             return f"the certificate of {server} is not trusted: {_first_line(error.certificate_error)}"
         case aiohttp.ClientConnectorError(os_error=cause):
-            return f"can't connect to {server}: {cause.strerror or _first_line(cause)}"
+            known = cause.errno is not None and cause.errno > 0  # those of name look-ups are negative
+            reason = os.strerror(cause.errno or 0) if known else cause.strerror or _first_line(cause)
+            return f"can't connect to {server}: {reason}"
         case aiohttp.ConnectionTimeoutError():
             return f"can't connect to {server}: no answer within {CONNECT_TIMEOUT_S:.0f} s"
         case TimeoutError():

@@ -4,6 +4,7 @@ Each object is decoded alone, so that a bad one costs only itself. What nothing 
 the memory (managed fields, last-applied configuration, labels and annotations of others).
 """
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
@@ -209,13 +210,14 @@ class Decoder:
 def _prune(kind: Kind, metadata: ObjectMeta) -> None:
     """Of an object that was just decoded, so that nobody has seen it yet."""
     labels, annotations = metadata.labels, metadata.annotations
+    force_setattr(metadata, "namespace", sys.intern(metadata.namespace))
     if labels is not None:
         owner = labels.get(SERVICE_NAME_LABEL) if kind is Kind.ENDPOINT_SLICE else None
         force_setattr(metadata, "labels", None if owner is None else {SERVICE_NAME_LABEL: owner})
     if annotations is not None:
         if kind is Kind.INGRESS:
-            annotations.pop(LAST_APPLIED, None)
-            kept = annotations
+            # few names, long ones, in thousands of objects
+            kept = {sys.intern(name): value for name, value in annotations.items() if name != LAST_APPLIED}
         else:
             default = annotations.get(DEFAULT_CLASS_ANNOTATION) if kind is Kind.INGRESS_CLASS else None
             kept = {} if default is None else {DEFAULT_CLASS_ANNOTATION: default}

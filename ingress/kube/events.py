@@ -334,14 +334,15 @@ class EventRecorder:
             bucket = self._of_object[note.ref] = TokenBucket(3 / 60, 10, now)
         due = max(now + bucket.wait_s(now), self._refused.get(note.namespace, 0.0))
         if due > now:
-            self._later(lane, note, due)
+            self._later(lane, note, known, due)
             return
         lane.bucket.take(now)
         bucket.take(now)
         await self._send(lane, note, known, *found)
 
-    def _later(self, lane: _Lane, note: Note, due: float) -> None:
-        self._known[note].waits = True
+    def _later(self, lane: _Lane, note: Note, known: _Sent, due: float) -> None:
+        known = self._known.setdefault(note, known)  # forgotten while it was being sent
+        known.waits = True
         lane.queue.add(note, due)
 
     # ---- sending --------------------------------------------------------------------------------------------------
@@ -355,8 +356,9 @@ class EventRecorder:
         except Forbidden as error:
             if note.namespace not in self._refused:
                 _log.warning("not allowed to write Events in namespace %s: %s", note.namespace, error)
-            self._refused[note.namespace] = self._clock() + _REFUSED_S
-            self._retry(lane, note, known, _REFUSED_S)
+            until = self._refused[note.namespace] = self._clock() + _REFUSED_S
+            if known.holds and self._election.is_leader:
+                self._later(lane, note, known, until)
         except Unavailable as error:
             lane.failures += 1
             delay_s = backoff_s(lane.failures, _FIRST_BACK_OFF_S, _LONGEST_BACK_OFF_S, self._rng.random())
@@ -377,8 +379,8 @@ class EventRecorder:
         known.failures += 1
         if known.failures >= _TRIES:
             self._give_up(known)
-        elif self._election.is_leader and not known.waits:
-            self._later(lane, note, self._clock() + delay_s)
+        elif self._election.is_leader and known.holds:
+            self._later(lane, note, known, self._clock() + delay_s)
 
     async def _create(self, note: Note, known: _Sent, uid: str, resource_version: str) -> None:
         event = event_of(note, uid, resource_version, self._instance, self._now())

@@ -31,6 +31,7 @@ from ingress.store import same_content
 BACKOFF_S = 0.1
 BACKOFF_LIMIT_S = 30.0
 REFUSED_LIMIT_S = 10.0  # RBAC that was repaired should be noticed soon
+REFUSALS_IN_DOUBT = 6  # in a row, within some seconds, before the log says so of what could be read
 RETRY_AFTER_LIMIT_S = 120.0
 WATCH_S = (240.0, 480.0)  # asked of the server; different every time, so that not all watches end at once
 IDLE_GRACE_S = 10.0
@@ -99,6 +100,10 @@ class Link:
         self._failing.discard(name)
         if not self._failing:
             _log.warning("the API server is back after %.1f s", self._timing.clock() - self._lost_at)
+        self.wake()
+
+    def wake(self) -> None:
+        """End every pause."""
         self._woken.set()
         self._woken = asyncio.Event()
 
@@ -162,7 +167,9 @@ class Reflector:
         self._page_size = page_size
         self._resource: Resource | None = None
         self._version = ""  # empty: list
+        self._fresh = False  # listed, and not watched since
         self._failures = 0
+        self._refusals = 0
         self._contact_at = timing.clock()
         self._shown = ""
         self._reading = asyncio.Lock()  # a list, or the GET of single objects
@@ -214,7 +221,6 @@ class Reflector:
                 self._resource, self._version = None, ""
             return self._refused(error)
         self._contact()
-        self.restarts += 1
         if healthy:
             return 0.0
         self._failures += 1
@@ -229,9 +235,8 @@ class Reflector:
         async with self._reading:
             self._fetched.clear()
             items, self._version = await self._pages(self._resource)
-            if self.listed:
-                self.relists += 1
-            self.listed = True
+            self.relists += self.listed
+            self.listed = self._fresh = True
         batch = Batch()
         self._replace(items, batch)
         self._deliver(self, batch)
@@ -288,7 +293,10 @@ class Reflector:
             ) as batches:
                 async for lines in batches:
                     self._contact()
-                    opened_at = min(opened_at, self._contact_at)
+                    if opened_at == math.inf:
+                        opened_at = self._contact_at
+                        self.restarts += not self._fresh
+                        self._fresh = False
                     if not lines:
                         continue
                     events, fault = resource.decoder.events(lines)
@@ -396,9 +404,11 @@ class Reflector:
         self._contact_at = self._timing.clock()
         self.last_contact = self._timing.wall()
         if not self.connected or self.error:
-            if self.refused:
+            if self._shown:
                 _log.info("%s: can be read again", self.name)
-            self.connected, self.refused, self.error, self._shown = True, False, "", ""
+            if self.refused:
+                self._link.wake()  # what was refused to the others may be granted, too
+            self.connected, self.refused, self.error, self._shown, self._refusals = True, False, "", "", 0
             self._link.works(self.name)
 
     def _unavailable(self, error: SourceError) -> float:
@@ -414,17 +424,19 @@ class Reflector:
         return delay_s
 
     def _refused(self, error: SourceError) -> float:
-        self._failures += 1
+        self._refusals += 1
         self.error = str(error)
         self.connected = False
         self._link.works(self.name)  # it did answer
-        if self._shown != self.error:
+        # An API server that has just started refuses what it hasn't read the rules for yet.
+        in_doubt = self.listed and self._refusals < REFUSALS_IN_DOUBT
+        if self._shown != self.error and not in_doubt:
             self._shown = self.error
             _log.log(logging.ERROR if self.required else logging.WARNING, "%s can't be read: %s", self.name, error)
         if not self.refused:
             self.refused = True
             self._deliver(self, Batch())
-        return backoff_s(self._failures, REFUSED_LIMIT_S, self._timing.rng)
+        return backoff_s(self._refusals, REFUSED_LIMIT_S, self._timing.rng)
 
 
 def _older(version: str, than: str) -> bool:

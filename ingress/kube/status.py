@@ -109,7 +109,6 @@ class StatusWriter:
     ) -> None:
         self.written = 0  # successful writes
         self.failed = 0
-        self.problem = ""  # why statuses aren't written at the moment, for people
         self._api = api
         self._settings = settings
         self._election = election
@@ -132,12 +131,18 @@ class StatusWriter:
         self._failures: dict[ObjectRef, int] = {}
         self._failures_in_a_row = 0
         self._held_until = 0.0
-        self._refused: dict[str, float] = {}  # namespace: until when
+        self._trouble = ""
+        self._refused: dict[str, tuple[float, str]] = {}  # namespace: until when, and why
         self._bucket = TokenBucket(settings.status_rate_per_s, max(settings.status_rate_per_s, 1.0), clock())
         self._closing = False
         election.on_change(self.set_leader)
 
     # ---- what happens ---------------------------------------------------------------------------------------------
+
+    @property
+    def problem(self) -> str:
+        """Why statuses, or those of one namespace, aren't written at the moment: a sentence for people, or empty."""
+        return self._trouble or next((why for _, why in self._refused.values()), "")
 
     @property
     def pending(self) -> int:
@@ -219,6 +224,7 @@ class StatusWriter:
             old = now - 2 * self._settings.status_period_s
             self._echo.clear()
             self._last = {ref: last for ref, last in self._last.items() if last.at > old}
+            self._refused = {name: refused for name, refused in self._refused.items() if refused[0] > old}
             # Kept for a while even if they show nothing of ours: a write of the leader before us may still be on its way here.
             self._withdrawn = {
                 ref: since
@@ -289,7 +295,7 @@ class StatusWriter:
         last = self._last.get(ref)
         if last is not None and last.addresses == self._target(ref):
             due = max(due, last.at + min(2.0 ** (last.times - 1), self._settings.status_period_s))
-        return max(due, self._refused.get(ref.namespace, 0.0))
+        return max(due, self._refused.get(ref.namespace, (0.0, ""))[0])
 
     # ---- writing --------------------------------------------------------------------------------------------------
 
@@ -327,7 +333,7 @@ class StatusWriter:
     def _succeed(self, ref: ObjectRef, written: Addresses | None) -> None:
         self._failures.pop(ref, None)
         self._failures_in_a_row = 0
-        self.problem = ""
+        self._trouble = ""
         if self._refused.pop(ref.namespace, None) is not None:
             _log.info("statuses in namespace %s can be written again", ref.namespace)
         if written is None:
@@ -361,17 +367,18 @@ class StatusWriter:
                 )
                 self._held_until = max(self._held_until, now + max(pause_s, asked_s))
             if self._failures_in_a_row == _FAILURES_IN_A_ROW:
-                self.problem = f"statuses can't be written: {error}"
-                _log.warning("%s", self.problem)
+                self._trouble = f"statuses can't be written: {error}"
+                _log.warning("%s", self._trouble)
         if self._election.is_leader and not self._closing:
             self._queue.add(ref, now + delay_s)
 
     def _refuse(self, ref: ObjectRef, message: str) -> None:
         self.failed += 1
+        why = f"not allowed to write statuses in namespace {ref.namespace}: {message}"
         if ref.namespace not in self._refused:
-            self.problem = f"not allowed to write statuses in namespace {ref.namespace}: {message}"
-            _log.error("%s", self.problem)
-        until = self._refused[ref.namespace] = self._clock() + self._settings.status_period_s
+            _log.error("%s", why)
+        until = self._clock() + self._settings.status_period_s
+        self._refused[ref.namespace] = (until, why)
         self._again.discard(ref)
         if self._election.is_leader and not self._closing:
             self._queue.add(ref, until)

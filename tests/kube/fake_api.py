@@ -6,7 +6,6 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
-from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,7 +42,7 @@ class FakeServer:
     def put(self, path: str, content: Mapping[str, Any]) -> dict[str, Any]:
         """Create or replace, as somebody else would. Returns the object."""
         known = self.objects.get(path)
-        found = deepcopy(dict(content))
+        found = _copy(dict(content))
         metadata = found.setdefault("metadata", {})
         metadata.setdefault("name", path.rpartition("/")[2])
         self.version += 1
@@ -82,7 +81,7 @@ class FakeServer:
             raise NotFound(f"{target} not found")
         if method == "PUT":
             sent = body.get("metadata", {}).get("resourceVersion")
-            new = deepcopy(body)
+            new = _copy(body)
         elif method == "PATCH":
             if content_type != MERGE_PATCH:
                 raise Rejected(f"no patch of type {content_type}")
@@ -108,10 +107,14 @@ class FakeServer:
         }
 
 
+def _copy(content: Any) -> Any:
+    return json.loads(json.dumps(content))
+
+
 def _merge(target: Any, patch: Any) -> Any:
     """RFC 7396."""
     if not isinstance(patch, dict):
-        return deepcopy(patch)
+        return _copy(patch)
     merged = dict(target) if isinstance(target, dict) else {}
     for name, value in patch.items():
         if value is None:
@@ -157,7 +160,7 @@ class FakeClient:
             await asyncio.sleep(self.delay_s)
             if not self.reaches:
                 await self._lost()
-            request = Request(self.name, method, path, deepcopy(body), asyncio.get_running_loop().time())
+            request = Request(self.name, method, path, _copy(body), asyncio.get_running_loop().time())
             self.server.requests.append(request)
             problem = self.server.fail(request)
             if problem is not None:

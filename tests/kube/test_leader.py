@@ -32,7 +32,7 @@ class Candidate:
         self.election = elector(self.client, **settings)
         self.told: list[bool] = []
         self.election.on_change(self.told.append)
-        self.task = asyncio.create_task(self.election.run())
+        self.task = virtual.spawn(self.election.run())
 
     def crash(self) -> None:
         self.task.cancel()

@@ -3,7 +3,7 @@ import logging
 from contextlib import asynccontextmanager
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ingress.kube.discovery import endpoints_kind, path_of, resource
@@ -254,6 +254,53 @@ async def test_gone_and_back(cluster, caplog):
     ]
 
 
+async def test_a_watch_that_lasted_makes_up_for_failures(cluster):
+    cluster.reachable = False
+    async with running(cluster) as it:
+        await until(lambda: len(it.time.slept) == 8)
+        cluster.reachable = True
+        await it.synced()
+        it.time.now += 60.0
+        it.time.slept.clear()
+        cluster.reachable = False
+        cluster.cut()
+        await until(lambda: it.time.slept)
+        assert it.time.slept[0] <= 0.1
+
+
+async def never(seconds):
+    await asyncio.Event().wait()
+
+
+@asynccontextmanager
+async def waiting(link):
+    """A pause that only a wake-up can end; it has to."""
+    patient = FakeTime().timing
+    patient.sleep = never
+    link._timing, timing = patient, link._timing
+    task = asyncio.create_task(link.pause(1.0))
+    await asyncio.sleep(0)
+    link._timing = timing
+    yield
+    await asyncio.wait_for(task, 5.0)
+
+
+async def test_the_first_that_gets_through_wakes_the_others(cluster):
+    cluster.reachable = False
+    async with running(cluster) as it:
+        await until(lambda: it.reflector.error)
+        async with waiting(it.link):
+            cluster.reachable = True
+
+
+async def test_a_right_that_is_granted_wakes_the_others(cluster):
+    cluster.faults.append(refuse)
+    async with running(cluster) as it:
+        await until(lambda: it.reflector.refused)
+        async with waiting(it.link):
+            cluster.faults.clear()
+
+
 async def test_a_long_silence_leads_to_a_list(cluster):
     async with running(cluster) as it:
         await it.synced()
@@ -291,6 +338,25 @@ async def test_denied_then_granted(cluster, caplog):
         ("ERROR", f"ingresses can't be read: {message}"),
         ("INFO", "ingresses: can be read again"),
     ]
+
+
+async def test_a_short_refusal_of_what_could_be_read_is_not_told(cluster, caplog):
+    caplog.set_level(logging.INFO)
+    cluster.put("ingresses", ingress("a"))
+    async with running(cluster) as it:
+        await it.synced()
+        refusals = iter([status(403, "rules not read yet")] * 3)
+        cluster.faults.append(lambda m, p, q: next(refusals, None))
+        cluster.cut()
+        await until(lambda: it.reflector.refused)
+        await it.synced()
+        assert (it.reflector.relists, it.reflector.restarts) == (0, 1)
+        assert sum(it.time.slept) < 1.0
+        assert caplog.messages == []
+        cluster.faults[:] = [refuse]
+        cluster.cut()
+        await until(lambda: len(it.time.slept) > 12)
+    assert caplog.messages == ["ingresses can't be read: no"]
 
 
 async def test_a_collection_that_is_not_served_is_located_again(cluster):
@@ -452,13 +518,32 @@ async def test_a_fetch_overtakes_the_watch(cluster):
     async with secrets(cluster, wanted) as it:
         wanted.add("a")
         await fetch(it, "a")
+        count = len(it.follower.batches)
         for body in (old, new):
+            cluster.put("services", {"metadata": meta("other")})
             cluster.say(cluster._line("MODIFIED", body))
             cluster.bookmark()
-        count = len(it.follower.batches)
+            await until(lambda: it.reflector._version == str(cluster.version))
+        assert len(it.follower.batches) == count  # nothing of that was news
         cluster.put("secrets", secret("a", "bGFzdA=="))
         await until(lambda: value(it, "a") == "bGFzdA==")
-        assert len(it.follower.batches) == count + 1  # the older ones changed nothing
+
+
+async def test_versions_that_went_back_are_taken_after_a_list(cluster):
+    """A restored etcd counts from where its backup was made."""
+    cluster.put("secrets", secret("a"))
+    wanted = set()
+    async with secrets(cluster, wanted) as it:
+        wanted.add("a")
+        await fetch(it, "a")
+        cluster.version -= 50
+        cluster.compact()
+        cluster.compacted = 0
+        cluster.say(b'{"type": "ERROR", "object": {"code": 410}}')
+        await until(lambda: it.reflector.relists == 1)
+        await it.synced()
+        cluster.put("secrets", secret("a", "bmV3"))
+        await until(lambda: value(it, "a") == "bmV3")
 
 
 async def test_a_list_waits_for_a_fetch_and_then_decides(cluster):
@@ -471,6 +556,9 @@ async def test_a_list_waits_for_a_fetch_and_then_decides(cluster):
         cluster.compact()
         cluster.reachable = True
         await until(lambda: it.reflector._version == "")
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert it.reflector.relists == 0
         api.go.set()
         await until(lambda: it.reflector.relists)
         assert value(it, "a") is None
@@ -577,7 +665,6 @@ def agrees(it, cluster):
 
 
 @given(st.lists(STEPS, max_size=40))
-@settings(max_examples=60)
 def test_any_interleaving_ends_with_what_the_server_has(steps):
     async def scenario():
         cluster = FakeCluster()

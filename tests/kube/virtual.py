@@ -34,6 +34,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def __init__(self) -> None:
         self._virtual = _Selector()
+        self.failures: list[BaseException] = []
         super().__init__(self._virtual)
 
     def time(self) -> float:
@@ -44,9 +45,30 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 def run(scenario: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Run it to its end in a loop of its own."""
+    """Run it to its end in a loop of its own; a task of `spawn` that failed fails it."""
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        return runner.run(scenario())
+        result = runner.run(scenario())
+        for failure in _loop_of(runner.get_loop()).failures:
+            raise failure
+        return result
+
+
+def spawn(coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    """A task that may be cancelled, but must not fail."""
+    task = asyncio.create_task(coroutine)
+    task.add_done_callback(_note_failure)
+    return task
+
+
+def _note_failure(task: asyncio.Task[None]) -> None:
+    failure = None if task.cancelled() else task.exception()
+    if failure is not None:
+        _loop_of(task.get_loop()).failures.append(failure)
+
+
+def _loop_of(loop: asyncio.AbstractEventLoop) -> VirtualLoop:
+    assert isinstance(loop, VirtualLoop)
+    return loop
 
 
 def clock() -> float:
@@ -59,6 +81,4 @@ def wall() -> datetime:
 
 
 def always(check: Callable[[], None]) -> None:
-    loop = asyncio.get_running_loop()
-    assert isinstance(loop, VirtualLoop)
-    loop.always(check)
+    _loop_of(asyncio.get_running_loop()).always(check)

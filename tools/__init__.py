@@ -1,0 +1,1 @@
+"""What developers run that is no part of the product."""
