@@ -155,6 +155,7 @@ class StatusWriter:
         for ref in sorted(refs - self._served.keys()):
             self._served[ref] = now
             self._withdrawn.pop(ref, None)
+            self._last.pop(ref, None)  # perhaps another object under the same name: nobody overwrote anything
             self._enqueue(ref, now)
         for ref in self._served.keys() - refs:
             del self._served[ref]

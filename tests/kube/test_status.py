@@ -302,6 +302,25 @@ def test_what_others_overwrite_is_repaired_with_growing_patience(caplog: pytest.
     scenario(story)
 
 
+def test_an_ingress_made_anew_again_and_again_is_no_contest(caplog: pytest.LogCaptureFixture) -> None:
+    async def story(server: FakeServer) -> None:
+        a = Replica(server)
+        a.writer.set_addresses(OURS)
+        for _ in range(10):
+            create(server, ["web"])
+            await asyncio.sleep(0.1)
+            a.writer.set_served(refs("web"))
+            await asyncio.sleep(0.5)
+            assert shows(server, "web") == OURS
+            server.delete(path_of(ref("web")))
+            a._see(path_of(ref("web")))
+            a.writer.set_served(refs())
+            await asyncio.sleep(5)
+        assert caplog.records == []
+
+    scenario(story)
+
+
 def test_what_no_watch_told_of_is_repaired_within_the_period() -> None:
     async def story(server: FakeServer) -> None:
         create(server, ["web"])
