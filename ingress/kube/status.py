@@ -326,7 +326,7 @@ class StatusWriter:
             version = found.metadata.resource_version
         else:
             target = self._target(ref)
-        if target is None or self._closing or not self._election.is_leader:
+        if target is None or not self._election.is_leader:
             return None
         await self._api.send("PATCH", f"{path_of(ref)}/status", patch_of(target, version), content_type=MERGE_PATCH)
         return target
