@@ -117,6 +117,7 @@ class ApiProxy:
         self._background.run(self._filter(drop=True))
 
     def end_blackhole(self) -> None:
+        """What was open stays silent."""
         self._background.run(self._filter(drop=False))
 
     def close(self) -> None:
@@ -145,8 +146,10 @@ class ApiProxy:
             pair.stalled = True
 
     async def _filter(self, *, drop: bool) -> None:
-        """A filter of a socket sees its segments before TCP does."""
+        """A filter of a socket sees what comes before TCP does. Nothing is sent either: what arrives keeps a connection alive."""
         assert self._server is not None
+        if drop:
+            await self._stall()
         for sock in (*self._server.sockets, *(pair.near.get_extra_info("socket") for pair in self._pairs)):
             with contextlib.suppress(OSError):
                 if drop:
