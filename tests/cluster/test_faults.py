@@ -118,9 +118,7 @@ def world(cluster: Cluster, background: Background) -> Iterator[World]:
         for number in range(10)
     ]
     cluster.apply(*backends, *routes, namespace=namespace)
-    release = install_chart(
-        cluster, "faults", namespace, faults.values(CLASS, electionTTL="6", extraEnvs=BY_PROXY)
-    )
+    release = install_chart(cluster, "faults", namespace, faults.values(CLASS, electionTTL="6", extraEnvs=BY_PROXY))
     for name in ("one", "two"):
         cluster.wait_rollout("deployment", name, namespace)
     world = World(cluster, background, proxy, release, release.address(), faults.replicas(release)[0])
@@ -339,6 +337,7 @@ def test_denied_from_the_start(world: World) -> None:
     chart = faults.values("denied", service={"type": "ClusterIP"})
     release = install_chart(world.cluster, "denied", world.namespace, chart | {"rbac": {"create": False}}, wait=False)
     try:
+
         def pod_with_address() -> list[Replica]:
             return faults.replicas(release)
 
