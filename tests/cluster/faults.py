@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import http.client
 import itertools
+import json
 import os
 import re
 import socket
@@ -332,9 +333,9 @@ class Replica:
         status, body = get(self.address, "/readyz", port=10254)
         return status, body.decode().strip()
 
-    def samples(self) -> dict[str, float]:
+    def samples(self, timeout_s: float = 10.0) -> dict[str, float]:
         """Of /metrics: `name{labels}` -> value."""
-        status, body = get(self.address, "/metrics", port=10254)
+        status, body = get(self.address, "/metrics", port=10254, timeout_s=timeout_s)
         assert status == 200
         lines = (line for line in body.decode().splitlines() if line and not line.startswith("#"))
         return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
@@ -354,8 +355,8 @@ class Replica:
             assert time.monotonic() < deadline, f"{self.readyz()}, {self.sources()}"
             time.sleep(0.05)
 
-    def leads(self) -> bool:
-        return self.samples()["aioingress_leader"] == 1
+    def leads(self, timeout_s: float = 10.0) -> bool:
+        return self.samples(timeout_s)["aioingress_leader"] == 1
 
     def log(self) -> str:
         return self.cluster.container_log(self.namespace, self.name, "controller").read_text()
@@ -375,6 +376,53 @@ class Replica:
 
 def replicas(release: Release) -> list[Replica]:
     return [Replica.of(pod, release.cluster) for pod in release.pods() if pod["status"].get("podIP")]
+
+
+class Watchman:
+    """Asks all replicas again and again who leads, while it is entered."""
+
+    def __init__(self, release: Release) -> None:
+        self._release = release
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watchman", daemon=True)
+        self.leaders: list[str] = []  # one after the other
+        self.twice: list[str] = []  # two that led at the same time
+        self.rounds = 0
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping.set()
+        self._thread.join(30)
+
+    def check(self) -> None:
+        assert not self.twice, self.twice
+        assert self.rounds > 5, self.rounds
+
+    def _watch(self) -> None:
+        while not self._stopping.wait(0.05):
+            try:
+                found = replicas(self._release)
+            except (OSError, http.client.HTTPException):
+                continue
+            # Answers come one after the other: who leads before and after somebody else does leads at the same time.
+            before = [replica for replica in found if _says_it_leads(replica)]
+            for replica in found:
+                if _says_it_leads(replica):
+                    if self.leaders[-1:] != [replica.name]:
+                        self.leaders.append(replica.name)
+                    others = [other for other in before if other.name != replica.name]
+                    self.twice += [f"{other.name} and {replica.name}" for other in others if _says_it_leads(other)]
+            self.rounds += 1
+
+
+def _says_it_leads(replica: Replica) -> bool:
+    try:
+        return replica.leads(timeout_s=0.5)
+    except (OSError, http.client.HTTPException):
+        return False  # starting, paused or ending
 
 
 # ---- values and objects -------------------------------------------------------------------------------------------
@@ -411,3 +459,25 @@ def versions(cluster: Cluster, namespace: str) -> dict[str, tuple[str, list[str]
     """Ingress -> resourceVersion and addresses: whoever writes a status, even the same again and again, shows here."""
     found = ingresses(cluster, namespace)
     return {name: (item["metadata"]["resourceVersion"], addresses(item)) for name, item in found.items()}
+
+
+def history(cluster: Cluster, namespace: str, since: str) -> list[tuple[str, list[str]]]:
+    """(name, addresses) of each version of each Ingress after `since`, as the API server saw them come; an empty list of addresses when it was deleted too.
+
+    `since`: resourceVersion of a list.
+    """
+    path = f"/apis/networking.k8s.io/v1/namespaces/{namespace}/ingresses"
+    status, body = cluster.control_plane.request("GET", f"{path}?watch=1&resourceVersion={since}&timeoutSeconds=2")
+    assert status == 200, body
+    events = [json.loads(line) for line in body.splitlines()]
+    assert {event["type"] for event in events} <= {"ADDED", "MODIFIED", "DELETED"}, events
+    return [
+        (event["object"]["metadata"]["name"], [] if event["type"] == "DELETED" else addresses(event["object"]))
+        for event in events
+    ]
+
+
+def list_version(cluster: Cluster, namespace: str) -> str:
+    """Where `history` may begin."""
+    found = cluster.get(f"/apis/networking.k8s.io/v1/namespaces/{namespace}/ingresses")
+    return str(found["metadata"]["resourceVersion"])
