@@ -13,6 +13,7 @@ import secrets
 import ssl
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tools.envtest import API_SERVER, API_SERVER_PORT, SERVICE_NETWORK, EnvtestError
@@ -55,6 +56,9 @@ class ControlPlane:
         self.ca_file = self._certificates / "apiserver.crt"  # the server's own certificate and the CA that signed it
         self.admin_token = secrets.token_hex(16)
         self._disabled_apis: tuple[str, ...] = ()
+        # A child ends with the thread that started it; whoever restarts one may be a short-lived thread. This one is made by the first
+        # start, and so belongs to the network namespace of whoever starts the cluster.
+        self._starter = ThreadPoolExecutor(1, "envtest")
         self._etcd: Child | None = None
         self._apiserver: Child | None = None
         self._controllers: Child | None = None
@@ -76,6 +80,7 @@ class ControlPlane:
         for child in (self._controllers, self._apiserver, self._etcd):
             if child is not None:
                 child.kill()  # nothing here is worth an orderly end
+        self._starter.shutdown()
 
     @contextlib.contextmanager
     def without_apis(self, *apis: str) -> Iterator[None]:
@@ -243,7 +248,8 @@ class ControlPlane:
 
     def _child(self, name: str, binary: Path, *flags: str) -> Child:
         env = {"PATH": os.environ.get("PATH", ""), "HOME": str(self.folder)}
-        return Child(name, [str(binary), *flags], self.logs / f"{name}.log", env=env)
+        argv, log = [str(binary), *flags], self.logs / f"{name}.log"
+        return self._starter.submit(lambda: Child(name, argv, log, env=env)).result()
 
     def _running(self, child: Child | None, name: str) -> Child:
         if child is None:
