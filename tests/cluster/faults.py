@@ -90,7 +90,6 @@ class ApiProxy:
         self._server: asyncio.Server | None = None
         self._cut: tuple[str, bool] | None = None
         self.answers: list[tuple[str, int]] = []
-        self.cuts = 0
         self.accept()
 
     def accept(self) -> None:
@@ -112,6 +111,10 @@ class ApiProxy:
     def cut_in_line(self, collection: str, *, reset: bool) -> None:
         """The next event of a watch of `collection` arrives half; then comes a RST, or a FIN as from a server that ends in order."""
         self._cut = (collection, reset)
+
+    @property
+    def cut_pending(self) -> bool:
+        return self._cut is not None
 
     def blackhole(self) -> None:
         """Every packet of the controller is dropped, those of the kernel too: no answer, no RST."""
@@ -189,8 +192,8 @@ class ApiProxy:
     ) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(1 << 20):
-                while pair.stalled:
-                    await asyncio.sleep(3600)
+                if pair.stalled:
+                    await asyncio.Event().wait()
                 kept = look(data, pair)
                 writer.write(data if kept is None else kept)
                 await writer.drain()
@@ -215,7 +218,6 @@ class ApiProxy:
         if f"/{collection}?" not in pair.request or b'"type":"BOOKMARK"' in data:
             return None
         self._cut = None
-        self.cuts += 1
         if reset:
             asyncio.get_running_loop().call_later(0.05, pair.abort)
         return data[: len(data) // 2]
@@ -397,9 +399,15 @@ class Watchman:
         self._stopping.set()
         self._thread.join(30)
 
+    def round(self, count: int = 5, within_s: float = 30.0) -> None:
+        """Wait until everybody was asked that many times more."""
+        target, deadline = self.rounds + count, time.monotonic() + within_s
+        while self.rounds < target:
+            assert time.monotonic() < deadline, f"asked {self.rounds} of {target} times"
+            time.sleep(0.02)
+
     def check(self) -> None:
         assert not self.twice, self.twice
-        assert self.rounds > 5, self.rounds
 
     def _watch(self) -> None:
         while not self._stopping.wait(0.05):

@@ -20,7 +20,7 @@ import pytest
 
 from tests.cluster import faults
 from tests.cluster.faults import PROXY_ADDRESS, PROXY_PORT, ApiProxy, Background, Patrol, Replica
-from tests.cluster.support import Json, Release, echo_deployment, ingress, install_chart, service
+from tests.cluster.support import Connection, Json, Release, echo_deployment, ingress, install_chart, service
 from tools.envtest.cluster import Cluster
 
 CLASS = "faults"
@@ -69,6 +69,9 @@ class World:
 
     def wait_in_touch(self, within_s: float = 60.0) -> None:
         self.replica.wait_in_touch(within_s)
+
+    def wait_cut(self) -> None:
+        self.cluster.eventually(lambda: not self.proxy.cut_pending, "an event to be cut")
 
     def wait_stale(self, *collections: str, within_s: float = 60.0) -> None:
         """Until these can't be followed, which is to be seen, and makes nobody unready."""
@@ -137,19 +140,18 @@ def world(cluster: Cluster, background: Background) -> Iterator[World]:
 
 @pytest.mark.parametrize("reset", [True, False], ids=["reset", "fin"])
 def test_watch_cut_in_the_middle_of_a_line(world: World, reset: bool) -> None:
-    name, cuts = f"cut-in-line-{reset}".lower(), world.proxy.cuts
+    name = f"cut-in-line-{reset}".lower()
     before = world.versions()
+    steps = (
+        (partial(world.write, name), "one"),
+        (partial(world.write, name, "two"), "two"),
+        (partial(world.cluster.delete, world.path(name)), "404"),
+    )
     with world.patrol() as patrol:
-        for collection, change in (
-            ("ingresses", partial(world.write, name)),
-            ("ingresses", partial(world.write, name, "two")),
-            ("ingresses", partial(world.cluster.delete, world.path(name))),
-        ):
-            world.proxy.cut_in_line(collection, reset=reset)
+        for change, expected in steps:
+            world.proxy.cut_in_line("ingresses", reset=reset)
             change()
-            cuts += 1
-            world.cluster.eventually(lambda: world.proxy.cuts == cuts, "the cut")
-            expected = "404" if "delete" in str(change) else ("two" if change.args[1:] else "one")
+            world.wait_cut()
             world.wait_answers({name: expected})
         patrol.round()
     patrol.check()
@@ -158,11 +160,10 @@ def test_watch_cut_in_the_middle_of_a_line(world: World, reset: bool) -> None:
 
 
 def test_endpoints_cut_in_the_middle_of_a_line(world: World) -> None:
-    cuts = world.proxy.cuts
     with world.patrol() as patrol:
         world.proxy.cut_in_line("endpointslices", reset=True)
         world.cluster.kubectl("scale", "deployment/one", "--replicas=3", "-n", world.namespace)
-        world.cluster.eventually(lambda: world.proxy.cuts > cuts, "the cut")
+        world.wait_cut()
         world.cluster.wait_rollout("deployment", "one", world.namespace)
 
         def pods() -> set[str]:
@@ -563,8 +564,6 @@ def test_history_is_gone_and_the_list_is_long(world: World) -> None:
 
 async def check_hosts(address: str, expected: Mapping[str, str]) -> None:
     """Every one of many, on a few connections."""
-    from tests.cluster.support import Connection
-
     wrong: dict[str, str] = {}
     left = iter(expected.items())
 

@@ -4,7 +4,6 @@ Whether a status was written is asked of the API server itself: an Ingress whose
 earlier version tells of every write since.
 """
 
-import json
 import secrets
 import signal
 import time
@@ -56,6 +55,14 @@ class Site:
         while found := wrong():
             assert time.monotonic() < deadline, f"addresses after {within_s:g} s: {found}"
             time.sleep(0.05)
+
+    def wait_served(self, address: str) -> None:
+        def served() -> bool:
+            with suppress(OSError):
+                return faults.get(address, "/", host="always-0.example")[0] == 200
+            return False
+
+        self.cluster.eventually(served, f"answers at {address}")
 
     def all_show(self, addresses: list[str]) -> dict[str, list[str]]:
         """Expectation: of the Ingresses that are always there."""
@@ -128,6 +135,12 @@ def site(cluster: Cluster) -> Iterator[Site]:
     background.close()
 
 
+def scale(release: Release, count: int) -> None:
+    (deployment,) = release.objects("/apis/apps/v1/NAMESPACE/deployments")
+    name = deployment["metadata"]["name"]
+    release.cluster.kubectl("scale", f"deployment/{name}", f"--replicas={count}", "-n", release.namespace)
+
+
 def moment(text: str) -> float:
     return datetime.fromisoformat(text).timestamp()
 
@@ -146,6 +159,7 @@ def test_one_of_two_leads(site: Site) -> None:
         assert leader.samples()[f'{writes}{{result="ok"}}'] >= COUNT
         assert other.samples()[f'{writes}{{result="ok"}}'] == 0
         assert "leading" not in other.log()
+        watchman.round()
     watchman.check()
     assert watchman.leaders == [leader.name]
 
@@ -171,6 +185,7 @@ def test_killed_leader_is_replaced(site: Site) -> None:
         told_later = site.wait_event("told-in-the-gap")
         assert (told_later["count"], told_later["reportingInstance"]) == (1, leader.name)
         assert site.leader().name == leader.name  # the killed one is back, and leads no more
+        watchman.round()
     watchman.check()
     assert watchman.leaders == [last.name, leader.name] or watchman.leaders == [leader.name]
     assert site.events("told-before") == [told]
@@ -193,6 +208,7 @@ def test_drained_leader_hands_over(site: Site) -> None:
         assert site.leader().name == leader.name
         site.cluster.eventually(lambda: last.pod() is None, "the end of the Pod")
         patrol.round()
+        watchman.round()
     patrol.check()
     watchman.check()
     assert site.versions() == before
@@ -212,10 +228,9 @@ def test_paused_leader_writes_no_more(site: Site) -> None:
             last.signal(signal.SIGCONT)
         assert site.leader().name == leader.name
         site.cluster.eventually(lambda: "not leading any more" in last.log(), "its word for it")
+        watchman.round()
     watchman.check()
     assert site.versions() == before
-    pod = last.pod()
-    assert pod is not None
 
 
 # ---- what it writes -----------------------------------------------------------------------------------------------
@@ -253,9 +268,10 @@ def test_other_controllers_keep_to_themselves(site: Site) -> None:
         site.cluster.delete(site.path("theirs"))
         last = site.leader()
         assert "leading" in faults.replicas(other)[0].log()
+        scale(other, 0)
+        site.wait_shown({"moves": [], "nobodys": []})
     finally:
         other.uninstall()
-    site.wait_shown({"moves": [], "nobodys": []})
     assert site.leader().name == last.name
     assert site.versions() == before
 
@@ -274,29 +290,26 @@ def test_address_of_the_load_balancer_changes(site: Site) -> None:
         site.cluster.start_load_balancer()
         site.wait_shown(site.all_show([address]))
 
-    publish(fresh)
-    assert faults.get(fresh, "/", host="always-0.example")[0] == 200
-    publish(site.address)
+    try:
+        publish(fresh)
+        site.wait_served(fresh)
+    finally:
+        publish(site.address)
+        site.wait_served(site.address)
     assert site.history(since) == {name: [[fresh], [site.address]] for name in site.all_show([])}
 
 
 def test_last_replica_takes_its_addresses_back(site: Site) -> None:
     site.leader()
     since = faults.list_version(site.cluster, site.namespace)
-    (deployment,) = site.release.objects("/apis/apps/v1/NAMESPACE/deployments")
-    name = deployment["metadata"]["name"]
-
-    def scale(count: int) -> None:
-        site.cluster.kubectl("scale", f"deployment/{name}", f"--replicas={count}", "-n", site.namespace)
-
-    scale(1)
+    scale(site.release, 1)
     site.cluster.eventually(lambda: len(faults.replicas(site.release)) == 1, "one replica")
     site.leader()
     assert site.history(since) == {}
-    scale(0)
+    scale(site.release, 0)
     site.wait_shown(site.all_show([]))
     site.cluster.eventually(lambda: not site.release.pods(), "no replica")
-    scale(2)
+    scale(site.release, 2)
     site.release.wait()
     site.wait_shown(site.all_show([site.address]))
     assert site.history(since) == {name: [[], [site.address]] for name in site.all_show([])}
