@@ -39,7 +39,7 @@ from bench.support.report import add_output_options, mib, number, provenance, pu
 
 _T = TypeVar("_T")
 RESTART_LIMIT_S = 120.0
-STATUS_CPU_S = 20.0  # of the writing of statuses, before edits begin
+STATUS_CPU_S, IDLE_CPU_S = 20.0, 20.0  # over how long CPU is measured; with statuses, before edits begin
 SETTLE_S = 5.0  # after an API server is back, for the memory of the lists to have been used
 
 
@@ -75,7 +75,13 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--hosts", type=int, default=1000, help="default: %(default)s, 10 Ingresses each")
     top.add_argument("--services", type=int, default=2000, help="default: %(default)s, 10 endpoints each")
     top.add_argument("--seed", type=int, default=1, help="of the pauses between edits (default: 1)")
-    top.add_argument("--peers-dir", type=Path, metavar="DIR", help="a folder with traefik; also BENCH_PEERS")
+    top.add_argument(
+        "--peers-dir",
+        type=Path,
+        action="append",
+        metavar="DIR",
+        help="bin folder with traefik (default: environment variable BENCH_PEERS); repeatable",
+    )
     add_output_options(top)
     return top
 
@@ -105,19 +111,28 @@ class Trial:
         except BenchError as error:
             out.failure = str(error)
             return
-        async with probe(running.port) as prober:
-            await self._writes_statuses(running, prober, count, statuses)
+        await self._writes_statuses(running, count, statuses)
+        async with self._probe(running) as prober:
             out.edits += await self._series(lambda: self._edit(prober), count)
             say(f"{process.name}: {len(out.edits)} Ingress edits served")
             for first, last in await self._series(lambda: self._move(prober, backends), count):
                 out.endpoints_first.append(first)
                 out.endpoints_last.append(last)
             say(f"{process.name}: {len(out.endpoints_last)} endpoint edits served")
-            before = await self._settled_cpu(running, 1.0)
-            out.cpu_idle = await self._settled_cpu(running, 2.0 if options.quick else 20.0) if before >= 0 else None
-            out.memory = process.memory()
-            out.cut = prober.cut
+        await asyncio.sleep(1.0)
+        out.cpu_idle = await self._cpu(running, 2.0 if options.quick else IDLE_CPU_S)
+        out.memory = process.memory()
+        async with self._probe(running) as prober:
             await self._outlives_the_api_server(running, prober)
+
+    @contextlib.asynccontextmanager
+    async def _probe(self, running: Running) -> AsyncIterator[Probe]:
+        """For one series: connections that idle for long are closed by any proxy."""
+        async with probe(running.port) as prober:
+            try:
+                yield prober
+            finally:
+                self.outcome.cut += prober.cut
 
     async def _starts(self, running: Running) -> None:
         out, process, last = self.outcome, running.process, self._sample[0]
@@ -135,12 +150,11 @@ class Trial:
             f"{process.name}: ready after {out.ready_s or 0:.2f} s, served by every worker after {out.everywhere_s:.2f} s"
         )
 
-    async def _writes_statuses(
-        self, running: Running, prober: Probe, count: int, statuses: "asyncio.Task[float]"
-    ) -> None:
+    async def _writes_statuses(self, running: Running, count: int, statuses: "asyncio.Task[float]") -> None:
         out, process = self.outcome, running.process
-        out.cpu_statuses = await self._settled_cpu(running, 2.0 if self._options.quick else STATUS_CPU_S)
-        out.edits_during_statuses += await self._series(lambda: self._edit(prober), count, statuses.done)
+        out.cpu_statuses = await self._cpu(running, 2.0 if self._options.quick else STATUS_CPU_S)
+        async with self._probe(running) as prober:
+            out.edits_during_statuses += await self._series(lambda: self._edit(prober), count, statuses.done)
         try:
             async with asyncio.timeout(self._options.limit):
                 out.statuses_s = await statuses - process.started
@@ -148,7 +162,7 @@ class Trial:
         except TimeoutError:
             say(f"{process.name}: not all statuses were written in time")
 
-    async def _settled_cpu(self, running: Running, seconds: float) -> float:
+    async def _cpu(self, running: Running, seconds: float) -> float:
         """Share of one CPU that the first process takes during the next `seconds`."""
 
         def used_s() -> float:
@@ -324,9 +338,7 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
 
 def choose(options: argparse.Namespace) -> tuple[list[Contender], list[str]]:
     """Those that were asked for and are here, and remarks on the others."""
-    folders = [options.peers_dir] if options.peers_dir else []
-    if extra := os.environ.get("BENCH_PEERS"):
-        folders.append(Path(extra))
+    folders = options.peers_dir or [Path(text) for text in os.environ.get("BENCH_PEERS", "").split(os.pathsep) if text]
     known: dict[str, Contender] = {
         "aioingress": Aioingress(),
         "traefik": TraefikOnKubernetes(Finder(tuple(folders))),
