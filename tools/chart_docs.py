@@ -185,7 +185,7 @@ def make_manifest(rendered: str, namespace: str = "aioingress") -> str:
 
 
 def find_helm() -> str | None:
-    """$HELM, helm in $KUBEBUILDER_ASSETS, on the PATH, or the newest that `make cluster` built."""
+    """$HELM, helm in $KUBEBUILDER_ASSETS, on the PATH, or the newest that `make envtest` built."""
     if (named := os.environ.get("HELM")) is not None:
         return named if Path(named).is_file() else None
     if (assets := os.environ.get("KUBEBUILDER_ASSETS")) and (Path(assets) / "helm").is_file():

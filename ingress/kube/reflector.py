@@ -34,7 +34,7 @@ REFUSED_LIMIT_S = 10.0  # RBAC that was repaired should be noticed soon
 REFUSALS_IN_DOUBT = 6  # in a row, within some seconds, before the log says so of what could be read
 RETRY_AFTER_LIMIT_S = 120.0
 WATCH_S = (240.0, 480.0)  # asked of the server; different every time, so that not all watches end at once
-IDLE_GRACE_S = 10.0
+IDLE_S = 150.0  # a bookmark is due every minute (KEP-956): silence means that nobody is there any more, and costs a new watch at most
 SHORT_WATCH_S = 1.0  # one that ends sooner, without a word, counts as a failure
 STALE_S = 300.0  # the API server keeps history for 5 minutes: after a longer silence the version is of no use
 EXPIRED_PAGES_LIMIT = 2  # continue tokens that expired before a list is asked for in one piece
@@ -288,9 +288,7 @@ class Reflector:
         }
         healthy, opened_at = False, math.inf
         try:
-            async with aclosing(
-                self._api.batches(resource.path, query, idle_timeout_s=limit_s + IDLE_GRACE_S)
-            ) as batches:
+            async with aclosing(self._api.batches(resource.path, query, idle_timeout_s=IDLE_S)) as batches:
                 async for lines in batches:
                     self._contact()
                     if opened_at == math.inf:

@@ -155,6 +155,7 @@ class StatusWriter:
         for ref in sorted(refs - self._served.keys()):
             self._served[ref] = now
             self._withdrawn.pop(ref, None)
+            self._last.pop(ref, None)  # perhaps another object under the same name: nobody overwrote anything
             self._enqueue(ref, now)
         for ref in self._served.keys() - refs:
             del self._served[ref]
@@ -325,7 +326,7 @@ class StatusWriter:
             version = found.metadata.resource_version
         else:
             target = self._target(ref)
-        if target is None or self._closing or not self._election.is_leader:
+        if target is None or not self._election.is_leader:
             return None
         await self._api.send("PATCH", f"{path_of(ref)}/status", patch_of(target, version), content_type=MERGE_PATCH)
         return target

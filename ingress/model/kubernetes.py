@@ -83,13 +83,6 @@ class IngressSpec(_Struct, frozen=True, rename="camel", kw_only=True):
     rules: tuple[IngressRule, ...] | None = None
 
 
-class LoadBalancerIngress(_Struct, frozen=True, rename="camel", kw_only=True):
-    """One address in `status.loadBalancer.ingress`: an IP or a host name, rarely both."""
-
-    ip: str = ""
-    hostname: str = ""
-
-
 class KubernetesObject(_Struct, frozen=True, rename="camel", kw_only=True):
     """Base of the kinds: `origin` says where it was read (`file:line`; empty from the API server)."""
 
@@ -105,6 +98,13 @@ class KubernetesObject(_Struct, frozen=True, rename="camel", kw_only=True):
 class Ingress(KubernetesObject, frozen=True, rename="camel", kw_only=True):
     kind: ClassVar[Kind] = Kind.INGRESS
     spec: IngressSpec = IngressSpec()
+
+
+class LoadBalancerIngress(_Struct, frozen=True, rename="camel", kw_only=True):
+    """One entry of `status.loadBalancer.ingress`: an address or a host name."""
+
+    ip: str = ""
+    hostname: str = ""
 
 
 class IngressClassSpec(_Struct, frozen=True, rename="camel", kw_only=True):

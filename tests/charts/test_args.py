@@ -92,6 +92,14 @@ TARGETS = ("publish-status-address", "publish-service", "report-node-internal-ip
             {"publishStatusAddress": "192.0.2.1,lb.example.com", "reportNodeInternalIp": True},
             dict.fromkeys(TARGETS) | {"publish-status-address": "192.0.2.1,lb.example.com"},
         ),
+        (
+            {
+                "scope": {"namespaceSelector": "team in (a, b), !c: #d"},
+                "electionID": "on",
+                "extraArgs": {"x": "a: b #c"},
+            },
+            {"watch-namespace-selector": "team in (a, b), !c: #d", "election-id": "on", "x": "a: b #c"},
+        ),
         ({"publishService": {"enabled": False}}, dict.fromkeys(TARGETS)),
         (
             {"publishService": {"enabled": False}, "reportNodeInternalIp": True},

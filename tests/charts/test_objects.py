@@ -40,7 +40,7 @@ class TestService:
             "allocateLoadBalancerNodePorts": False,
             "externalTrafficPolicy": "Local",
             "internalTrafficPolicy": "Cluster",
-            "trafficDistribution": "PreferClose",
+            "trafficDistribution": "PreferSameZone",
             "healthCheckNodePort": 31000,
             "externalIPs": ["192.0.2.2"],
             "sessionAffinity": "ClientIP",

@@ -22,6 +22,20 @@ class TestDefaults:
         assert chart.render({"fullnameOverride": "front"}).of("Deployment").keys() == {"front-controller"}
         assert chart.render({"nameOverride": "gate"}).of("Deployment").keys() == {"web-gate-controller"}
 
+    def test_a_long_name_leaves_room_for_every_suffix(self, chart: Chart) -> None:
+        values = {
+            "fullnameOverride": "a" * 60,
+            "controller": {
+                "name": "c" * 40,
+                "metrics": {"enabled": True},
+                "service": {"internal": {"enabled": True}},
+            },
+            "defaultBackend": {"enabled": True, "image": {"repository": "errors"}},
+        }
+        names = chart.render(values).of("Service").keys()
+        assert len(names) == 4
+        assert max(map(len, names)) <= 63
+
     def test_nothing_optional_is_there(self, chart: Chart) -> None:
         expected = {"ServiceAccount", "ConfigMap", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"}
         assert chart.render().kinds == expected | {"Service", "Deployment", "IngressClass"}

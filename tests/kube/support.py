@@ -6,7 +6,6 @@ import asyncio
 import itertools
 import json
 import random
-from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
@@ -28,6 +27,8 @@ COLLECTIONS = {  # plural: (path of its group, apiVersion, kind)
 }
 INGRESSES = "/apis/networking.k8s.io/v1/ingresses"
 
+Change = tuple[int, str, dict[str, Any] | None, dict[str, Any] | None]  # version, plural, new and old object
+Interest = tuple[str, str, Mapping[str, str]]  # plural, namespace, query of a watch
 Answer = tuple[int, bytes, dict[str, str]]
 Fault = Callable[[str, str, Mapping[str, str]], Answer | None]
 """(method, path, query) to an answer in place of the real one, or None."""
@@ -79,12 +80,10 @@ class FakeCluster:
         self.requests: list[tuple[str, str, dict[str, str]]] = []  # method, path, query
         self.faults: list[Fault] = []
         self.reachable = True
-        self._history: list[tuple[int, str, str, dict[str, Any]]] = []
-        self._watchers: set[asyncio.Queue[bytes | None]] = set()
-        self._interest: dict[asyncio.Queue[bytes | None], tuple[str, str, Mapping[str, str]]] = {}
+        self._history: list[Change] = []
+        self._interest: dict[asyncio.Queue[bytes | None], Interest] = {}
         self._pages: dict[str, tuple[list[dict[str, Any]], int]] = {}
         self._tokens = itertools.count(1)
-        self._changed: dict[str, asyncio.Event] = defaultdict(asyncio.Event)
 
     # ---- what happens in the cluster ----
 
@@ -95,14 +94,12 @@ class FakeCluster:
         uid = known["metadata"]["uid"] if known else f"uid-{self.version}"
         body = {**body, "metadata": {**body["metadata"], "resourceVersion": str(self.version), "uid": uid}}
         self.objects[plural][key] = body
-        self._record(plural, "MODIFIED" if known else "ADDED", body)
+        self._record(plural, body, known)
         return body
 
     def delete(self, plural: str, name: str, namespace: str = "ns") -> None:
         self.version += 1
-        body = self.objects[plural].pop((namespace, name))
-        body = {**body, "metadata": {**body["metadata"], "resourceVersion": str(self.version)}}
-        self._record(plural, "DELETED", body)
+        self._record(plural, None, self.objects[plural].pop((namespace, name)))
 
     def bookmark(self) -> None:
         """To every open watch, as the API server does about once a minute."""
@@ -135,11 +132,23 @@ class FakeCluster:
         """The queries of the requests whose path contains `part` and whose query holds `query`."""
         return [q for _, path, q in self.requests if part in path and query.items() <= q.items()]
 
-    def _record(self, plural: str, event: str, body: dict[str, Any]) -> None:
-        self._history.append((self.version, plural, event, body))
-        for queue, (wanted, namespace, query) in self._interest.items():
-            if wanted == plural and _matches(body, namespace, query):
-                queue.put_nowait(self._line(event, self._typed(plural, body)))
+    def _record(self, plural: str, new: dict[str, Any] | None, old: dict[str, Any] | None) -> None:
+        self._history.append((self.version, plural, new, old))
+        for queue, interest in self._interest.items():
+            self._tell(queue, interest, self._history[-1])
+
+    def _tell(self, queue: "asyncio.Queue[bytes | None]", interest: Interest, change: Change) -> None:
+        """What a watch with these selectors sees: an object that ceases to match is deleted for it."""
+        version, plural, new, old = change
+        wanted, namespace, query = interest
+        if wanted != plural:
+            return
+        matched = old is not None and _matches(old, namespace, query)
+        if new is not None and _matches(new, namespace, query):
+            queue.put_nowait(self._line("MODIFIED" if matched else "ADDED", self._typed(plural, new)))
+        elif old is not None and matched:
+            gone = {**old, "metadata": {**old["metadata"], "resourceVersion": str(version)}}
+            queue.put_nowait(self._line("DELETED", self._typed(plural, gone)))
 
     # ---- answers ----
 
@@ -192,10 +201,11 @@ class FakeCluster:
             queue.put_nowait(self._line("ERROR", json.loads(status(410, "too old resource version", "Expired")[1])))
             queue.put_nowait(None)
             return queue
-        for version, kind, event, body in self._history:
-            if version > since and kind == plural and _matches(body, namespace, query):
-                queue.put_nowait(self._line(event, self._typed(plural, body)))
-        self._interest[queue] = (plural, namespace, query)
+        interest = (plural, namespace, query)
+        for change in self._history:
+            if change[0] > since:
+                self._tell(queue, interest, change)
+        self._interest[queue] = interest
         return queue
 
     def close_watch(self, queue: "asyncio.Queue[bytes | None]") -> None:

@@ -259,11 +259,11 @@ def test_a_lost_lease_stops_writes_under_way() -> None:
     async def story(server: FakeServer) -> None:
         names = [f"web-{n}" for n in range(100)]
         create(server, names)
-        a = Replica(server)
+        a = Replica(server, status_rate_per_s=4.0)  # some are under way at any moment
         a.writer.set_addresses(OURS)
         await asyncio.sleep(1)
         a.lease.reaches, a.lease.hangs = False, True
-        a.client.delay_s = 1.0  # the writes get through, slowly
+        a.client.delay_s = 1.03  # the writes get through, slowly
         a.writer.set_served(refs(*names))
 
         arrived: list[bool] = []
@@ -302,6 +302,25 @@ def test_what_others_overwrite_is_repaired_with_growing_patience(caplog: pytest.
     scenario(story)
 
 
+def test_an_ingress_made_anew_again_and_again_is_no_contest(caplog: pytest.LogCaptureFixture) -> None:
+    async def story(server: FakeServer) -> None:
+        a = Replica(server)
+        a.writer.set_addresses(OURS)
+        for _ in range(10):
+            create(server, ["web"])
+            await asyncio.sleep(0.1)
+            a.writer.set_served(refs("web"))
+            await asyncio.sleep(0.5)
+            assert shows(server, "web") == OURS
+            server.delete(path_of(ref("web")))
+            a._see(path_of(ref("web")))
+            a.writer.set_served(refs())
+            await asyncio.sleep(5)
+        assert caplog.records == []
+
+    scenario(story)
+
+
 def test_what_no_watch_told_of_is_repaired_within_the_period() -> None:
     async def story(server: FakeServer) -> None:
         create(server, ["web"])
@@ -324,7 +343,7 @@ def test_a_slow_watch_causes_no_second_write() -> None:
         a.writer.set_served(refs("web"))
         for _ in range(100):
             await asyncio.sleep(0.1)
-            a.writer.set_served(refs("web", "other") if len(a.writer._served) == 1 else refs("web"))
+            a.writer.set_leader(True)  # everything is compared
         await asyncio.sleep(30)
         assert len(patches(server)) == 1
 
@@ -357,6 +376,28 @@ def test_what_is_not_served_any_more_is_cleared_of_ours_only() -> None:
         assert len([r for r in server.requests[count:] if r.client == "a"]) == 0
         await asyncio.sleep(600)
         assert a.writer._withdrawn == {}
+
+    scenario(story)
+
+
+def test_what_the_next_controller_writes_meanwhile_stays() -> None:
+    async def story(server: FakeServer) -> None:
+        create(server, ["web"])
+        a = Replica(server)
+        a.writer.set_addresses(OURS)
+        a.writer.set_served(refs("web"))
+        await asyncio.sleep(10)
+
+        def overtake(request: Request) -> None:
+            if request.method == "PATCH":
+                server.fail = lambda _: None
+                server.put(path_of(ref("web")), patch_of(THEIRS))
+
+        server.fail = overtake
+        a.writer.set_served(refs())
+        await asyncio.sleep(100)
+        assert shows(server, "web") == THEIRS
+        assert a.writer.failed == 1
 
     scenario(story)
 

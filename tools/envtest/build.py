@@ -30,6 +30,20 @@ _VERSION_FLAGS = " ".join(
 )
 
 
+# What `helm template` and `helm lint` take the cluster's version to be, and what `helm version` says.
+_HELM_FLAGS = " ".join(
+    f"-X helm.sh/helm/v3/{name}={value}"
+    for name, value in (
+        ("internal/version.version", "v3.22.0"),
+        *(
+            (f"pkg/{package}.k8sVersion{part}", value)
+            for package in ("chartutil", "lint/rules")
+            for part, value in zip(("Major", "Minor"), _KUBERNETES[1:], strict=True)
+        ),
+    )
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Module:
     """One go.mod and the commands built from it: their requirements clash, so that they can't share one."""
@@ -46,7 +60,7 @@ class Module:
 
 MODULES = (
     Module("etcd", {"etcd": "go.etcd.io/etcd/server/v3"}, 2),
-    Module("helm", {"helm": "helm.sh/helm/v3/cmd/helm"}, 2),
+    Module("helm", {"helm": "helm.sh/helm/v3/cmd/helm"}, 2, f"-s -w {_HELM_FLAGS}"),
     Module(
         "kubernetes",
         {name: f"k8s.io/kubernetes/cmd/{name}" for name in ("kube-apiserver", "kube-controller-manager", "kubectl")},
