@@ -109,7 +109,7 @@ class Trial:
         try:
             await self._starts(running)
         except BenchError as error:
-            out.failure = str(error)
+            out.failure, out.memory = str(error), process.memory()
             return
         await self._writes_statuses(running, count, statuses)
         async with self._probe(running) as prober:
@@ -382,7 +382,7 @@ def main() -> int:
 
 def report(options: argparse.Namespace, cluster: Cluster, outcomes: dict[str, Outcome], remarks: Sequence[str]) -> None:
     here = machine.describe()
-    failures = [f"{name}: {outcome.failure}" for name, outcome in outcomes.items() if outcome.failure]
+    failures = [outcome.failure for outcome in outcomes.values() if outcome.failure]
     facts = [
         (
             "cluster",
