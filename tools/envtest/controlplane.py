@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tools.envtest import API_SERVER, API_SERVER_PORT, SERVICE_NETWORK, EnvtestError
 from tools.envtest.build import Binaries
-from tools.envtest.processes import Child, poll_until, tail
+from tools.envtest.processes import Child, Spawner, poll_until, tail
 
 _ETCD = "127.0.0.1:2379"
 _ETCD_PEER = "127.0.0.1:2380"
@@ -48,6 +48,7 @@ class ControlPlane:
 
     def __init__(self, binaries: Binaries, folder: Path) -> None:
         self._binaries = binaries
+        self.spawner = Spawner()
         self.folder = folder
         self.logs = folder / "logs"
         self.kubeconfig = folder / "kubeconfig"
@@ -76,6 +77,7 @@ class ControlPlane:
         for child in (self._controllers, self._apiserver, self._etcd):
             if child is not None:
                 child.kill()  # nothing here is worth an orderly end
+        self.spawner.close()
 
     @contextlib.contextmanager
     def without_apis(self, *apis: str) -> Iterator[None]:
@@ -236,7 +238,7 @@ class ControlPlane:
 
     def _child(self, name: str, binary: Path, *flags: str) -> Child:
         env = {"PATH": os.environ.get("PATH", ""), "HOME": str(self.folder)}
-        return Child(name, [str(binary), *flags], self.logs / f"{name}.log", env=env)
+        return self.spawner.start(name, [str(binary), *flags], self.logs / f"{name}.log", env=env)
 
     def _running(self, child: Child | None, name: str) -> Child:
         if child is None:
