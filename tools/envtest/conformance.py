@@ -7,6 +7,7 @@ CHECKOUT is a clone of kubernetes-sigs/ingress-controller-conformance, built as 
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -85,6 +86,7 @@ def main(argv: Sequence[str]) -> int:
     checkout = Path(argv[0]).absolute()
     chart = Path(os.environ.get("CHART", _ROOT / "charts" / "aioingress"))
     folder = Path(tempfile.mkdtemp(prefix="aioingress-conformance-"))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         build.build()
         binaries = build.find_binaries()
@@ -103,6 +105,8 @@ def main(argv: Sequence[str]) -> int:
     except EnvtestError as error:
         print(f"envtest: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
