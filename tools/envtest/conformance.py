@@ -1,7 +1,7 @@
 """The Ingress conformance suite against this project: `python -m tools.envtest.conformance CHECKOUT [SUITE ARGUMENTS...]`.
 
 CHECKOUT is a clone of kubernetes-sigs/ingress-controller-conformance, built as it is. The exit code is the suite's. It wants an Ingress with a
-`tls` section to answer over plain HTTP too, so the redirect to HTTPS is off. About ten minutes.
+`tls` section to answer over plain HTTP too, so the redirect to HTTPS is off. About a quarter of an hour.
 """
 
 import json
