@@ -77,12 +77,17 @@ class Source(Protocol):
     def stale_since(self) -> float | None:
         """Unix time since when it can't be read; None while it can."""
 
+    @property
+    def problem(self) -> str:
+        """Why it can't be read, in one line; empty while it can."""
+
 
 class Manifests:
     """The standalone source: a folder needs no answer."""
 
     settled = True
     stale_since = None
+    problem = ""
 
     def __init__(self, settings: Settings, sink: Callable[..., None]) -> None:
         self._sink = sink
@@ -326,7 +331,8 @@ class Controller:
         if self._stopping.is_set():
             return Probe(False, "draining")
         if not self._synced:
-            return Probe(False, "the first sync is not complete")
+            problem = self._source.problem if self._source is not None else ""
+            return Probe(False, f"the first sync is not complete{': ' if problem else ''}{problem}")
         if not pool.ready:
             return Probe(False, f"{pool.live} of {pool.wanted} workers serve")
         since = self._source.stale_since if self._source is not None else None

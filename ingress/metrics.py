@@ -317,11 +317,14 @@ class MetricsAggregate:
 
 @dataclass(frozen=True, slots=True)
 class SourceFacts:
-    """A source of objects. `last_sync_time_s` is wall clock (Unix); None before the first."""
+    """A source of objects. `last_sync_time_s` is wall clock (Unix); None before the first. `error`: what the last attempt to read it met,
+    in one line; may be set while `ok`.
+    """
 
     name: str
     ok: bool
     last_sync_time_s: float | None = None
+    error: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,6 +82,10 @@ class Cluster:
     def stale_since(self) -> float | None:
         return self._source.stale_since
 
+    @property
+    def problem(self) -> str:
+        return next(iter(self._source.errors().values()), "")
+
     def facts(self) -> tuple[SourceFacts, ...]:
         return self._source.facts()
 

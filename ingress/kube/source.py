@@ -157,7 +157,10 @@ class KubeSource:
         """One a collection that is read: `kubernetes/ingresses` …"""
         return tuple(
             SourceFacts(
-                f"kubernetes/{reflector.name}", reflector.listed and reflector.connected, reflector.last_contact
+                f"kubernetes/{reflector.name}",
+                reflector.listed and reflector.connected,
+                reflector.last_contact,
+                reflector.error,
             )
             for reflector in self._reflectors.values()
         )

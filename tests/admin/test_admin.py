@@ -16,7 +16,7 @@ from ingress.admin import server as admin_server
 from ingress.admin.dump import HIDDEN, TableDump, VerdictsDump, host_pattern
 from ingress.config import Address
 from ingress.errors import ConfigError, Severity, Verdict, VerdictReason
-from ingress.metrics import ControllerFacts, MetricsSnapshot, RouteStats
+from ingress.metrics import ClusterFacts, ControllerFacts, MetricsSnapshot, RouteStats, SourceFacts
 from ingress.routing.table import (
     Balancing,
     Endpoint,
@@ -282,6 +282,22 @@ async def test_the_index_links_every_page_and_escapes_what_it_shows(client: Test
     for path in ("/healthz", "/readyz", "/metrics", "/debug/table", "/debug/verdicts"):
         assert f'href="{path}"' in page
         assert (await client.get(path)).status in (200, 503)
+
+
+async def test_the_index_shows_sources_and_the_leader(client: TestClient, state: State) -> None:
+    state.facts = replace(
+        state.facts,
+        sources=(
+            SourceFacts("kubernetes/ingresses", True, 1.0),
+            SourceFacts("kubernetes/secrets", False, None, "secrets is forbidden: <User> can't list"),
+        ),
+        cluster=ClusterFacts(leader="pod-1_ab", addresses=2, status_pending=7),
+    )
+    page = await (await client.get("/")).text()
+    assert "kubernetes/ingresses: can be read<" in page
+    assert "kubernetes/secrets: can&#39;t be read at the moment: secrets is forbidden: &lt;User&gt;" in page
+    assert "pod-1_ab; 2 addresses published," in page
+    assert "7 statuses to write" in page
 
 
 # ---- the listener -------------------------------------------------------------------------------------------------
