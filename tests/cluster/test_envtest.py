@@ -167,6 +167,22 @@ def test_crashed_container_is_restarted(cluster, namespace):
     assert pod["status"]["containerStatuses"][0]["lastState"]["terminated"]["exitCode"] == 137
 
 
+def test_failed_liveness_probe_restarts(cluster, namespace):
+    """Its preStop hook leaves a trace, so the end was an orderly one."""
+    container = {
+        "name": "main",
+        "image": "aioingress",
+        "command": ["python", "-c", "import time; print('started', flush=True); time.sleep(600)"],
+        "livenessProbe": {"exec": {"command": ["sh", "-c", "exit 1"]}, "periodSeconds": 1, "failureThreshold": 1},
+        "lifecycle": {"preStop": {"exec": {"command": ["sh", "-c", "echo $SAY"]}}},
+        "env": [{"name": "SAY", "value": "goodbye"}],
+    }
+    pod = {"metadata": {"name": "sick"}, "spec": {"containers": [container], "terminationGracePeriodSeconds": 3}}
+    cluster.apply(json.dumps({"apiVersion": "v1", "kind": "Pod", **pod}), namespace=namespace)
+    log = cluster.container_log(namespace, "sick", "main")
+    cluster.eventually(lambda: log.exists() and log.read_text().startswith("started\ngoodbye\nstarted\n"), "a restart")
+
+
 def test_token_is_the_service_account_s(cluster, namespace):
     token = cluster.control_plane.token_for(namespace, "default")
     kubeconfig = cluster.folder / f"{namespace}.kubeconfig"
@@ -208,6 +224,26 @@ async def test_cluster_ip(cluster, namespace):
     assert (await fetch_until(found["spec"]["clusterIP"], "echo.example")).pod.startswith("echo-")
 
 
+async def test_refusing_endpoint_is_passed_over(cluster, namespace):
+    await asyncio.to_thread(deploy, cluster, namespace, replicas=1)
+    (pod,) = await asyncio.to_thread(cluster.pods, namespace)
+    selectorless = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "manual"}}
+    selectorless["spec"] = {"type": "LoadBalancer", "ports": [{"name": "http", "port": 80}]}
+    endpoints = [{"addresses": [address]} for address in ("10.88.252.9", pod["status"]["podIP"])]
+    endpoint_slice = {
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {"name": "manual-1", "labels": {"kubernetes.io/service-name": "manual"}},
+        "addressType": "IPv4",
+        "ports": [{"name": "http", "port": 8080}],
+        "endpoints": endpoints,
+    }
+    await asyncio.to_thread(cluster.apply, json.dumps(selectorless), json.dumps(endpoint_slice), namespace=namespace)
+    address = await asyncio.to_thread(cluster.load_balancer_address, namespace, "manual")
+    await fetch_until(address, "echo.example")
+    assert {(await fetch(address, "echo.example")).status for _ in range(4)} == {200}
+
+
 # ---- faults -------------------------------------------------------------------------------------------------------
 
 
@@ -221,6 +257,41 @@ def test_api_server_restart(cluster, namespace):
     assert {pod["metadata"]["uid"] for pod in cluster.pods(namespace)} == before
     cluster.kubectl("scale", "deployment/echo", "--replicas=3", "-n", namespace)
     cluster.eventually(lambda: len([pod for pod in cluster.pods(namespace) if ready(pod)]) == 3, "three ready Pods")
+
+
+def test_etcd_comes_back_with_its_data(cluster, namespace):
+    control_plane = cluster.control_plane
+    control_plane.kill_etcd()
+    with pytest.raises((OSError, AssertionError)):
+        control_plane.request("GET", f"/api/v1/namespaces/{namespace}/pods", timeout_s=1)
+    control_plane.start_etcd()
+
+    def answers():
+        try:
+            return cluster.find(f"/api/v1/namespaces/{namespace}") is not None
+        except (OSError, AssertionError):
+            return False
+
+    cluster.eventually(answers, "an answer")
+
+
+async def test_older_api_server(cluster, namespace):
+    """Without EndpointSlices the load balancer goes by Endpoints."""
+    await asyncio.to_thread(deploy, cluster, namespace, replicas=1, kind="LoadBalancer")
+    address = await asyncio.to_thread(cluster.load_balancer_address, namespace, "echo")
+    older = cluster.control_plane.without_apis("discovery.k8s.io/v1")
+    await asyncio.to_thread(older.__enter__)
+    try:
+        path = "/apis/discovery.k8s.io/v1/endpointslices"
+        assert (await asyncio.to_thread(cluster.control_plane.request, "GET", path))[0] == 404
+        before = (await fetch_until(address, "echo.example")).pod
+        await asyncio.to_thread(cluster.delete, f"/api/v1/namespaces/{namespace}/pods/{before}")
+        await asyncio.to_thread(cluster.wait_rollout, "deployment", "echo", namespace)
+        (pod,) = await asyncio.to_thread(cluster.pods, namespace)
+        assert (await fetch_until(address, "echo.example")).pod == pod["metadata"]["name"]
+    finally:
+        await asyncio.to_thread(older.__exit__, None, None, None)
+    assert (await asyncio.to_thread(cluster.control_plane.request, "GET", path))[0] == 200
 
 
 # ---- isolation ----------------------------------------------------------------------------------------------------

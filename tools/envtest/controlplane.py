@@ -5,13 +5,14 @@ they are by bearer tokens; RBAC and the default admission plugins are on. All st
 """
 
 import base64
+import contextlib
 import http.client
 import json
 import os
 import secrets
 import ssl
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,21 @@ class ControlPlane:
         for child in (self._controllers, self._apiserver, self._etcd):
             if child is not None:
                 child.kill()  # nothing here is worth an orderly end
+
+    @contextlib.contextmanager
+    def without_apis(self, *apis: str) -> Iterator[None]:
+        """For a while the API server is one that has no such group/versions; the controllers start anew with it, the data stays."""
+        self._restart(apis)
+        try:
+            yield
+        finally:
+            self._restart(())
+
+    def _restart(self, disabled_apis: Sequence[str]) -> None:
+        self.kill_controllers()
+        self.kill_apiserver()
+        self.start_apiserver(disabled_apis)
+        self.start_controllers()
 
     # ---- one by one: tests take them away ----
 
@@ -264,11 +280,13 @@ class ControlPlane:
 
     def _wait_ready(self, child: Child) -> None:
         deadline = time.monotonic() + _START_LIMIT_S
+        # it follows some APIs itself, and misses those it was told to do without
+        path = "/readyz?exclude=informer-sync" if self._disabled_apis else "/readyz"
         while True:
             if not child.running:
                 raise EnvtestError(f"{child.name} ended at its start:\n{tail(child.log)}")
             try:
-                if self.ca_file.exists() and self.request("GET", "/readyz", timeout_s=2.0)[0] == 200:
+                if self.ca_file.exists() and self.request("GET", path, timeout_s=2.0)[0] == 200:
                     return
             except (OSError, http.client.HTTPException):
                 pass  # not listening yet

@@ -28,8 +28,11 @@ class EchoServer:
         self._ports = ports
         self._names = dict(names)
         self._sockets: set[web.WebSocketResponse] = set()
-        self._server = web.Server(self._answer, keepalive_timeout=75.0, access_log=None)
+        self._server = web.Server(self._serve, keepalive_timeout=75.0, access_log=None)
         self._listening: list[asyncio.Server] = []
+        self._busy: set[object] = set()  # connections with a request under way
+        self._idle = asyncio.Event()  # while it ends: nothing is under way any more
+        self._ending = False
 
     async def start(self) -> None:
         """Raises OSError when a port is taken."""
@@ -42,11 +45,36 @@ class EchoServer:
         for listening in self._listening:
             listening.close()
         self._listening.clear()
-        await asyncio.sleep(0)  # what has just been accepted counts as under way
-        self._server.pre_shutdown()
+        self._ending = True
+        for _ in range(2):
+            await asyncio.sleep(0)  # what has just arrived counts as under way
+        # aiohttp's own shutdown stops reading at once, and would cut a request off whose body is still on its way
+        for connection in self._server.connections:
+            if connection not in self._busy:
+                connection.force_close()
         for socket in list(self._sockets):
             await socket.close(code=WSCloseCode.GOING_AWAY)
-        await self._server.shutdown(limit_s)
+        if self._busy:
+            try:
+                await asyncio.wait_for(self._idle.wait(), limit_s)
+            except TimeoutError:
+                pass
+        await self._server.shutdown(0)
+
+    async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
+        self._busy.add(request.protocol)
+        try:
+            response = await self._answer(request)
+            if not response.prepared:
+                if self._ending:
+                    response.force_close()
+                await response.prepare(request)
+                await response.write_eof()
+            return response
+        finally:
+            self._busy.discard(request.protocol)
+            if self._ending and not self._busy:
+                self._idle.set()
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         if request.path == "/health":
@@ -54,6 +82,9 @@ class EchoServer:
         socket = web.WebSocketResponse()
         if socket.can_prepare(request):
             return await self._echo_messages(request, socket)
+        if request.headers.get("Expect", "").lower() == "100-continue":
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            request.writer.output_size = 0  # so that the response's head may still be written
         length = 0
         async for chunk in request.content.iter_any():
             length += len(chunk)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 _LIBC = ctypes.CDLL(None, use_errno=True)  # loaded before any fork: dlopen is not safe between fork and exec
 _PR_SET_PDEATHSIG = 1
-_KLOG_INFO = re.compile(r"I\d{4} ")
+_KLOG_NOISE = re.compile(r"I\d{4} |W\d{4} .*(Skipping API|addrConn.createTransport failed)")
 
 
 def end_with_parent(number: signal.Signals) -> None:
@@ -79,10 +79,10 @@ class Child:
 
 
 def tail(path: Path, lines: int = 40) -> str:
-    """The last lines but those that klog marks as information; empty without a file."""
+    """The last lines but what a Kubernetes component writes at every start; empty without a file."""
     try:
         with path.open(errors="replace") as file:
-            return "".join(deque((line for line in file if not _KLOG_INFO.match(line)), lines)).rstrip()
+            return "".join(deque((line for line in file if not _KLOG_NOISE.match(line)), lines)).rstrip()
     except FileNotFoundError:
         return ""
 
