@@ -15,14 +15,13 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.cluster.support import CHART, ROOT, Release, echo_deployment, ingress, service
+from tests.cluster.support import CHART, QUICK_END, ROOT, Release, echo_deployment, ingress, service
 from tools.envtest.cluster import Cluster, CommandFailed
 
 Values = dict[str, Any]
 Permission = tuple[str, str, str]  # API group, resource, verb
 
-# An end without waiting for clients, of which these tests have none.
-QUICK: Values = {"lifecycle": {}, "shutdownGracePeriodSeconds": 0, "drainTimeoutSeconds": 5, "workers": 1}
+QUICK: Values = {**QUICK_END, "workers": 1}
 
 # An option of each kind; what excludes another is in MATRIX.
 EVERYTHING: Values = {
@@ -289,3 +288,202 @@ def test_install_upgrade_uninstall(cluster: Cluster, app: str, chart: Callable[.
     assert labelled(cluster, release.selector, namespaced=True) == set()
     after = labelled(cluster, "app.kubernetes.io/name=aioingress", namespaced=False)
     assert after == before_outside, "objects outside of namespaces"
+
+
+def test_uninstall_takes_the_addresses_back(cluster: Cluster, app: str, chart: Callable[..., Release]) -> None:
+    """With the defaults, by which the Pod lives on for some seconds after helm has deleted everything else."""
+    release = chart()
+    path = f"/apis/networking.k8s.io/v1/namespaces/{app}/ingresses/app"
+    cluster.eventually(lambda: cluster.get(path)["status"]["loadBalancer"], "an address")
+    release.uninstall()
+    cluster.eventually(lambda: not cluster.get(path)["status"]["loadBalancer"], "no address any more")
+
+
+# ---- namespaced ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["its-own-namespace", "another-namespace"])
+def test_namespaced(cluster: Cluster, app: str, chart: Callable[..., Release], elsewhere: bool) -> None:
+    watched, foreign = app, f"{app}-foreign"
+    cluster.create_namespace(foreign)
+    try:
+        cluster.apply(
+            echo_deployment("echo", 1), service("echo"), ingress("app", "foreign.example.com", "echo"), namespace=foreign
+        )
+        if elsewhere:
+            watched, foreign = foreign, watched
+        hosts = {app: "app.example.com", f"{app}-foreign": "foreign.example.com"}
+        cluster.wait_rollout("deployment", "echo", foreign)
+        scope = {"enabled": True, "namespace": watched if elsewhere else ""}
+        release = chart({**SCOPED, "controller": {**SCOPED["controller"], "scope": scope}})
+        assert labelled(cluster, release.selector, namespaced=False) == set(), "nothing cluster-wide"
+        serves(release, hosts[watched])
+        answer = curl(cluster, release.address(), hosts[foreign])
+        assert answer.startswith("404 "), answer
+        shown = cluster.get(f"/apis/networking.k8s.io/v1/namespaces/{foreign}/ingresses/app")["status"]["loadBalancer"]
+        assert not shown, "a status of a namespace that isn't watched"
+        # docs/kubernetes.md: classes count by name where they can't be read; nothing else is tried
+        assert refused(cluster, app, "aioingress") == {("networking.k8s.io", "ingressclasses", "list")}
+        assert all("ingressclasses" in line for line in complaints(cluster, app))
+        asked = cluster.control_plane.requests_of(app, "aioingress")
+        assert {item.namespace for item in asked if item.status < 400} == {app, watched}
+    finally:
+        cluster.delete(f"/api/v1/namespaces/{app}-foreign")
+
+
+# ---- permissions --------------------------------------------------------------------------------------------------
+
+# Granted, but not used below. Whoever may list may read one anyway; nothing else but what the comment says.
+UNUSED: dict[Permission, str] = {
+    **{
+        (group, resource, "get"): "list gives as much"
+        for group, resource in (
+            ("networking.k8s.io", "ingressclasses"),
+            ("discovery.k8s.io", "endpointslices"),
+            ("", "services"),
+            ("", "endpoints"),
+            ("", "configmaps"),
+            ("", "namespaces"),
+        )
+    },
+    ("", "endpoints", "list"): "API servers without EndpointSlices: test_legacy_api",
+    ("", "endpoints", "watch"): "API servers without EndpointSlices: test_legacy_api",
+}
+
+
+def granted(release: Release) -> set[Permission]:
+    """By every role that is bound to the release's account."""
+    rules: list[dict[str, Any]] = []
+    for kind, where in (("clusterroles", ""), ("roles", "NAMESPACE/")):
+        rules += [
+            rule
+            for role in release.objects(f"/apis/rbac.authorization.k8s.io/v1/{where}{kind}")
+            for rule in role["rules"]
+        ]
+    return {
+        (group, resource, verb)
+        for rule in rules
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+
+
+def test_no_more_permissions_than_are_used(cluster: Cluster, app: str, chart: Callable[..., Release]) -> None:
+    """A release of which everything is asked that takes a permission; its audit log then names all that were granted."""
+    cluster.kubectl("label", "namespace", app, "watched=yes")
+    cluster.kubectl("create", "secret", "generic", "users", "--from-literal=auth=nobody", "-n", app)
+    selected = {
+        **QUICK,
+        "scope": {"namespaceSelector": "watched=yes"},
+        "publishService": {"enabled": False},
+        "defaultSSLCertificate": f"{app}/users",
+        "config": {"ssl-redirect": "false"},
+    }
+    release = chart({"controller": selected})
+    serves(release, "app.example.com")
+    path = f"/apis/networking.k8s.io/v1/namespaces/{app}/ingresses/app"
+
+    def used() -> set[Permission]:
+        asked = cluster.control_plane.requests_of(app, "aioingress")
+        return {(item.group, item.resource, item.verb) for item in asked if item.status < 400}
+
+    def broken(port: int) -> None:
+        rules = json.loads(ingress("app", "app.example.com", "echo"))["spec"]["rules"]
+        rules[0]["http"]["paths"][0]["backend"]["service"]["port"]["number"] = port
+        cluster.patch(path, {"spec": {"rules": rules}})
+
+    # the same mistake twice: an Event, then a higher count of it
+    for verb in ("create", "patch"):
+        broken(1)
+        cluster.eventually(lambda verb=verb: ("", "events", verb) in used(), f"{verb} of an Event")
+        broken(80)
+        serves(release, "app.example.com")
+    # a Secret that is referred to later is fetched alone; an Ingress that ceases to be ours is read before its status is cleared
+    cluster.patch(path, {"spec": {"tls": [{"hosts": ["app.example.com"], "secretName": "late"}]}})
+    cluster.eventually(lambda: ("", "secrets", "get") in _asked(cluster, app), "get of a Secret")
+    cluster.patch(path, {"spec": {"ingressClassName": "another"}})
+    cluster.eventually(lambda: not cluster.get(path)["status"]["loadBalancer"], "no address")
+    # the election goes on
+    cluster.eventually(lambda: ("coordination.k8s.io", "leases", "update") in used(), "a renewal of the Lease")
+    # an end by the roll-out of another Pod: are there others?
+    cluster.kubectl("rollout", "restart", "deployment/aioingress-controller", "-n", app)
+    release.wait()
+    cluster.eventually(lambda: ("", "pods", "list") in used(), "list of Pods")
+    assert granted(release) - _asked(cluster, app) == set(UNUSED)
+    assert_nothing_forbidden(release)
+
+
+def _asked(cluster: Cluster, namespace: str) -> set[Permission]:
+    """Whether there was such an object or not."""
+    asked = cluster.control_plane.requests_of(namespace, "aioingress")
+    return {(item.group, item.resource, item.verb) for item in asked if item.status not in (401, 403)}
+
+
+# ---- as the documentation says ------------------------------------------------------------------------------------
+
+
+def shell(cluster: Cluster, script: str, namespace: str = "default") -> str:
+    """What a person would type, with `namespace` as the current one. Its output; a command that fails ends it."""
+    environment = cluster.command_environment()
+    kubeconfig = cluster.folder / f"{namespace}.kubeconfig"
+    kubeconfig.write_text(cluster.kubeconfig.read_text())
+    kubeconfig.chmod(0o600)
+    environment["KUBECONFIG"] = str(kubeconfig)
+    cluster.kubectl("--kubeconfig", str(kubeconfig), "config", "set-context", "--current", f"--namespace={namespace}")
+    argv = ["bash", "-euo", "pipefail", "-c", script]
+    done = subprocess.run(
+        argv, capture_output=True, text=True, check=False, env=environment, cwd=ROOT, timeout=120, stdin=subprocess.DEVNULL
+    )
+    assert done.returncode == 0, f"{script}: exit {done.returncode}: {done.stderr}{done.stdout}"
+    return done.stdout
+
+
+@pytest.mark.parametrize("kind", ["LoadBalancer", "hostPort"])
+def test_commands_of_the_notes(cluster: Cluster, namespace: str, chart: Callable[..., Release], kind: str) -> None:
+    """Every line of NOTES.txt that is a command is run, in its order."""
+    cluster.apply(echo_deployment("web", 1), service("web"), namespace=namespace)
+    release = chart({"controller": {**QUICK, "service": {"type": kind}}} if kind == "LoadBalancer" else HOST_NETWORK, wait=False)
+    notes = cluster.helm("get", "notes", release.name, "-n", namespace)
+    *commands, question = re.findall(r"^  ((?:kubectl|curl|[A-Z]+=).*)$", notes.split("Warnings:")[0], re.MULTILINE)
+    assert question == "kubectl describe ingress web"
+    assert [command.split()[0].partition("=")[0] for command in commands] == [
+        "kubectl",
+        "ADDRESS",
+        "kubectl",
+        "kubectl",
+        "curl",
+    ]
+    cluster.wait_rollout("deployment", "web", namespace)
+    ready, address, create, get, ask = commands
+    if kind == "LoadBalancer":
+        shell(cluster, ready, namespace)
+        release.address()
+    else:
+        shell(cluster, ready, namespace)
+    shell(cluster, create, namespace)
+    cluster.eventually(
+        lambda: cluster.get(f"/apis/networking.k8s.io/v1/namespaces/{namespace}/ingresses/web")["status"]["loadBalancer"],
+        "an address",
+    )
+    assert "web.example.com" in shell(cluster, get, namespace)
+    answer = shell(cluster, f"{address}\n{ask}", namespace)
+    assert json.loads(answer)["service"] == "web"
+    assert "web.example.com" in shell(cluster, question, namespace)
+
+
+def test_manifest_without_helm(cluster: Cluster, app: str) -> None:
+    """deploy/aioingress.yaml by the three commands of docs/install.md."""
+    text = (ROOT / "docs" / "install.md").read_text().partition("## Without Helm")[2]
+    apply, wait, delete = re.findall(r"^\$ (.*)$", text.partition("```console")[2].partition("```")[0], re.MULTILINE)
+    try:
+        assert "created" in shell(cluster, apply)
+        shell(cluster, wait)
+        release = Release(cluster, "aioingress", "aioingress")
+        serves(release, "app.example.com")
+        assert_nothing_forbidden(release)
+    finally:
+        shell(cluster, delete)
+    path = f"/apis/networking.k8s.io/v1/namespaces/{app}/ingresses/app"
+    assert cluster.find("/apis/networking.k8s.io/v1/ingressclasses/aioingress") is None
+    assert labelled(cluster, "app.kubernetes.io/instance=aioingress", namespaced=False) == set(), path
