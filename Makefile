@@ -16,7 +16,7 @@ SUITE ?=
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup demo test lint format envtest cluster conformance manifest bench bench-scale bench-soak clean
+.PHONY: help setup demo test lint format envtest cluster conformance manifest bench bench-scale bench-cluster bench-soak clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 20
@@ -59,6 +59,9 @@ bench: $(READY) ## load side by side with the proxies that are installed (nginx,
 
 bench-scale: $(READY) ## 10,000 Ingresses: time to ready, edit to served, endpoint to served, memory
 	$(BIN)/python -m bench.scale $(ARGS)
+
+bench-cluster: $(READY) ## the same figures with a real API server (make envtest)
+	@exec $(BIN)/python -m tools.envtest.netns $(BIN)/python -m bench.scale.kube $(ARGS)
 
 bench-soak: $(READY) ## minutes of mixed load while tables and endpoints change
 	$(BIN)/python -m bench.soak $(ARGS)

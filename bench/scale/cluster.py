@@ -15,6 +15,7 @@ class Cluster:
     paths: int = 10
     services: int = 2000
     endpoints_per_service: int = 10
+    first_bytes: tuple[int, int] = (127, 10)  # of the addresses; an API server takes no loopback endpoints
 
     @property
     def ingresses(self) -> int:
@@ -35,7 +36,8 @@ class Cluster:
 
     def addresses(self, number: int) -> list[str]:
         """Of Service `number`: distinct for up to 49,000 Services of 254 endpoints."""
-        return [f"127.{10 + number // 200}.{number % 200}.{1 + k}" for k in range(self.endpoints_per_service)]
+        first, second = self.first_bytes
+        return [f"{first}.{second + number // 200}.{number % 200}.{1 + k}" for k in range(self.endpoints_per_service)]
 
     def sample(self, count: int) -> list[int]:
         """Indices of Ingresses spread over all, no two with the same Service (`count` up to the number of Services)."""

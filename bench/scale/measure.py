@@ -41,12 +41,18 @@ class Probe:
 
         Raise BenchError after `limit_s`.
         """
+        return (await self.span(host, path, served, since, limit_s))[1]
+
+    async def span(
+        self, host: str, path: str, served: Callable[[Answer], bool], since: float, limit_s: float
+    ) -> tuple[float, float]:
+        """As `until`, for the first connection and for the last."""
         try:
             async with asyncio.timeout(limit_s):
                 moments = await asyncio.gather(*(self._poll(slot, host, path, served) for slot in range(CONNECTIONS)))
         except TimeoutError:
             raise BenchError(f"{host}{path} was not served within {limit_s:.0f} s") from None
-        return max(moments) - since
+        return min(moments) - since, max(moments) - since
 
     async def _poll(self, slot: int, host: str, path: str, served: Callable[[Answer], bool]) -> float:
         await asyncio.sleep(POLL_S * slot / CONNECTIONS)  # spread, so that some worker is asked every half millisecond

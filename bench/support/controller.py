@@ -1,4 +1,4 @@
-"""`ingress serve` as the benchmarks start it: from manifests, on loopback ports, in its own process tree."""
+"""`ingress serve` as the benchmarks start it: on loopback ports, in its own process tree."""
 
 import http.client
 import importlib.util
@@ -16,10 +16,11 @@ def available() -> bool:
     return importlib.util.find_spec("ingress") is not None and importlib.util.find_spec("ingress.__main__") is not None
 
 
-def arguments(manifests: Path, http_port: int, https_port: int, admin_port: int, workers: int) -> list[str]:
+def arguments(source: Sequence[str], http_port: int, https_port: int, admin_port: int, workers: int) -> list[str]:
+    """`source`: the flags that say where the objects come from."""
     return [
         *(sys.executable, "-m", "ingress", "serve"),
-        *("--manifests", str(manifests)),
+        *source,
         *("--http-address", f"127.0.0.1:{http_port}"),
         *("--https-address", f"127.0.0.1:{https_port}"),
         *("--admin-address", f"127.0.0.1:{admin_port}"),
@@ -79,7 +80,6 @@ def start(
 ) -> Controller:
     """Returns at once; `wait_ready` waits for the first table."""
     http_port, https_port, admin_port = ports.take(), ports.take(), ports.take()
-    process = ProcessTree(
-        "aioingress", arguments(manifests, http_port, https_port, admin_port, workers), log=log, cores=cores
-    )
+    argv = arguments(("--manifests", str(manifests)), http_port, https_port, admin_port, workers)
+    process = ProcessTree("aioingress", argv, log=log, cores=cores)
     return Controller(process, http_port, admin_port)

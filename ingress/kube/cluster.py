@@ -35,6 +35,7 @@ class Cluster:
         self._addresses = AddressReader(client, settings, self._replicas, self._status.set_addresses)
         self._events = EventRecorder(client, settings, election=self._election, find=self._find)
         self._source.on_status_change = self._status.note
+        self._served: frozenset[ObjectRef] | None = None
 
     @classmethod
     async def connect(cls, settings: KubeSettings, sink: Sink) -> "Cluster":
@@ -62,6 +63,9 @@ class Cluster:
         self._events.update(verdicts)
 
     def serving(self, served: frozenset[ObjectRef]) -> None:
+        if served is self._served:
+            return  # most changes are of routes and endpoints: comparing 10,000 names each time would take milliseconds
+        self._served = served
         self._status.set_served(served)
         self._events.served(served)
 

@@ -329,13 +329,14 @@ class Forwarder:
                 upstream.stats.retries += 1
                 self._attempt(exchange, other)
                 return
+        tried = exchange.tried or ()
         _log.info(
             "%s %r: %s of %s failed after %d tries: %s",
             exchange.method.decode("latin-1"),
             exchange.target,
             endpoint.key,
             upstream.name,
-            exchange.attempts,
+            len(tried) + (endpoint not in tried),
             error,
         )
         self._reject(exchange, reason)
@@ -349,7 +350,13 @@ class Forwarder:
             wanted = rule.invalid_header
         else:
             wanted = rule.on_error
-        if not wanted or not self._tries_left(exchange, now):
+        if not wanted:
+            return False
+        if reason is Reason.CONNECT_FAILED and rule.tries != 1:
+            # Nobody got it, and it took no time: not one of the tries. When a Service shrinks, most of its endpoints may refuse at once
+            # before we hear that they are gone.
+            exchange.attempts -= 1
+        if not self._tries_left(exchange, now):
             return False
         return (reason in _NOTHING_SENT and not exchange.body_discarded) or self._repeatable(exchange)
 

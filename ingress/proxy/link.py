@@ -197,10 +197,12 @@ class UpstreamRuntime:
         return self.cookies.pick(exchange, self._by_key, ring, now)
 
     def pick_other(self, exchange: Exchange, now: float, tried: Sequence[EndpointState]) -> EndpointState | None:
-        """The endpoint for a further attempt: one that was not tried."""
+        """The endpoint for a further attempt: one that was not tried. Ejected ones are the last resort."""
         ring = self._ring
         picker = self.picker if ring is None else ring
         state = None if picker is None else picker.pick_other(now, exchange.hash_key, tried)
+        if state is None:
+            state = next((state for state in self._states.values() if state not in tried), None)
         if state is not None and self.cookies is not None and ring is not None:
             self.cookies.moved(exchange, state, ring)
         return state

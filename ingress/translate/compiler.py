@@ -10,8 +10,10 @@ An endpoint that comes or goes touches layer 3 alone. What comes out equal is th
 workers need not look into it.
 """
 
+import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import compress
 
 from ingress.config import TranslateSettings
 from ingress.errors import Severity, Verdict, VerdictReason
@@ -28,6 +30,7 @@ from ingress.translate.references import references_of
 from ingress.translate.report import Report, VerdictBook, shown
 
 _FALLBACK: NamespacedName = ("\0", "default backend of the controller")  # not the name of any Ingress
+_BACKING = frozenset((Kind.SERVICE, Kind.ENDPOINTS, Kind.ENDPOINT_SLICE))
 _HOST, _UPSTREAM, _DEFAULT = b"host", b"upstream", b"default"
 
 
@@ -141,7 +144,9 @@ class _Memory:
 
         wanted: set[UpstreamKey] = set()  # upstreams that came or went
         hosts_changed = self._merge_hosts(dirty_hosts, wanted)
-        default_changed = catch_all_dirty and self._choose_catch_all(wanted)
+        if len(self._claimants) > 1 and (kinds is None or kinds & _BACKING or resolved_changed):
+            catch_all_dirty = True  # who has endpoints decides
+        default_changed = catch_all_dirty and self._choose_catch_all(wanted, state)
         upstreams_changed = self._update_upstreams(state, stale_upstreams | wanted, recheck)
         for key in recheck:
             self._report_empty(key)
@@ -164,12 +169,7 @@ class _Memory:
                     ):
                         changed.add(key)
         if kinds is None or Kind.INGRESS in kinds:
-            seen = self._ingresses
-            for key, ingress in state.ingresses.items():
-                if seen.get(key) is not ingress:
-                    changed.add(key)
-            if len(seen) + len(changed) > len(state.ingresses):  # else nothing can be missing
-                changed.update(key for key in seen if key not in state.ingresses)
+            changed |= _not_as_seen(self._ingresses, state.ingresses)
         return changed
 
     def _changed_services(self, state: ClusterState, kinds: set[Kind] | None) -> set[NamespacedName]:
@@ -324,9 +324,12 @@ class _Memory:
                 self._host_digests[host] = digest
         return changed
 
-    def _choose_catch_all(self, wanted: set[UpstreamKey]) -> bool:
+    def _choose_catch_all(self, wanted: set[UpstreamKey], state: ClusterState) -> bool:
         fallback = self._claimants.get(_FALLBACK)
-        default, verdicts = choose_catch_all(f for key, f in self._claimants.items() if key != _FALLBACK)
+        default, verdicts = choose_catch_all(
+            (f for key, f in self._claimants.items() if key != _FALLBACK),
+            lambda fragment: self._is_served(fragment, state),
+        )
         self._verdicts.put(("catch-all", ""), verdicts)
         if default is None and fallback is not None and fallback.catch_all is not None:
             default = fallback.catch_all.route
@@ -339,6 +342,15 @@ class _Memory:
         self._digest.replace(self._default_digest, digest)
         self._default_digest = digest
         return True
+
+    def _is_served(self, fragment: Fragment, state: ClusterState) -> bool:
+        """Whether there is an endpoint behind its claim on the catch-all."""
+        route = fragment.catch_all.route if fragment.catch_all is not None else None
+        use = fragment.uses.get(route.upstream) if route is not None and route.upstream is not None else None
+        try:
+            return use is not None and bool(build_upstream(use.spec, state, self._settings).upstream.endpoints)
+        except Exception:  # a bug of ours: layer 3 meets it too, and reports it
+            return False
 
     def _count(self, upstreams: Iterable[UpstreamKey], by: int, wanted: set[UpstreamKey]) -> None:
         """Count references; those that appear or disappear go into `wanted`."""
@@ -496,6 +508,14 @@ def _upstreams_of_host(host: HostRoutes | None) -> Iterable[UpstreamKey]:
 def _upstreams_of_route(route: Route | None) -> Iterable[UpstreamKey]:
     if route is not None and route.upstream is not None:
         yield route.upstream
+
+
+def _not_as_seen(seen: Mapping[NamespacedName, Ingress], now: Mapping[NamespacedName, Ingress]) -> set[NamespacedName]:
+    """Keys whose object is another one, is new or is gone. Without a line of Python for an object: there may be 10,000, at every edit."""
+    changed = set(compress(now, map(operator.is_not, map(seen.get, now), now.values())))
+    if len(seen) + len(changed - seen.keys()) > len(now):
+        changed |= seen.keys() - now.keys()
+    return changed
 
 
 def _same_items(a: tuple[EndpointSlice, ...], b: tuple[EndpointSlice, ...]) -> bool:

@@ -97,6 +97,13 @@ class Traffic:
             assert time.monotonic() < deadline, f"{self.done} of {target} requests within {within_s:g} s"
             await asyncio.sleep(0.02)
 
+    async def answered_by(self, pods: set[str], within_s: float = 30.0) -> None:
+        """Wait until each of these has answered."""
+        deadline = time.monotonic() + within_s
+        while missing := pods - self.pods.keys():
+            assert time.monotonic() < deadline, f"no answer from {sorted(missing)} within {within_s:g} s"
+            await asyncio.sleep(0.02)
+
     def check(self) -> None:
         assert not self.failures, f"{len(self.failures)} of {self.done} failed: {self.failures[:10]}"
         assert self.done > 100, self.done

@@ -84,6 +84,32 @@ async def test_refused_by_one_of_two(data: bytes) -> None:
         assert {request.body for request in good.requests} == ({b"body"} if data == POST else {b""})
 
 
+@pytest.mark.parametrize("data", [GET, POST])
+async def test_refused_by_all_but_one(data: bytes) -> None:
+    """A Service that shrinks: connections refused aren't counted as tries, and an endpoint ejected before is better than none."""
+    async with Proxy() as proxy:
+        good = await proxy.backend()
+        proxy.serve(*(Endpoint("127.0.0.1", free_port()) for _ in range(9)), good)
+        client = await proxy.client()
+        for _ in range(40):
+            assert (await client.request(data)).status == 200
+        assert len(good.requests) == 40
+        (upstream,) = proxy.plane.runtime.upstreams.values()
+        (state,) = (state for state in upstream.states if state.endpoint.port == good.port)
+        for _ in range(3):
+            proxy.plane.runtime.record_failure(upstream, state, proxy.plane.forwarder._clock())
+        assert state.ejected_until
+        assert (await client.request(data)).status == 200
+
+
+async def test_refused_with_retries_off() -> None:
+    async with Proxy() as proxy:
+        good = await proxy.backend()
+        proxy.serve(Endpoint("127.0.0.1", free_port()), good, policy=TrafficPolicy(retry_tries=1))
+        client = await proxy.client()
+        assert sorted([(await client.get()).status for _ in range(2)]) == [200, 502]
+
+
 @pytest.mark.parametrize("fault", [closes, resets])
 @pytest.mark.parametrize(("data", "retried"), [(GET, True), (GET.replace(b"GET", b"PUT"), True), (POST, False)])
 async def test_closed_before_an_answer(fault: object, data: bytes, retried: bool) -> None:

@@ -54,6 +54,19 @@ def test_equal_objects_give_the_same_parts(state: ClusterState) -> None:
     assert again.table is first.table
 
 
+def test_one_goes_as_another_comes(state: ClusterState) -> None:
+    """As many Ingresses as before, but not the same ones."""
+    compiler_ = Compiler(TranslateSettings())
+    compiler_.compile(state, None)
+    new, changed = edited(state, ingress("ing-new", rule("new.test", path("/", "svc-0"))))
+    gone = next(iter(state.ingresses))
+    new = replace(new, ingresses={key: found for key, found in new.ingresses.items() if key != gone})
+    changed |= {state.ingresses[gone].ref}
+    found = compiler_.compile(new, changed)
+    assert found.table == compile_table(new, TranslateSettings()).table
+    assert {ref.name for ref in found.served} == {name for _, name in new.ingresses}
+
+
 def test_an_edited_ingress_touches_its_hosts_only(state: ClusterState) -> None:
     compiler_ = Compiler(TranslateSettings())
     old = compiler_.compile(state, None)

@@ -13,6 +13,7 @@ import secrets
 import ssl
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,9 @@ class ControlPlane:
         self.admin_token = secrets.token_hex(16)
         self._audit_log = folder / "audit.jsonl"
         self._disabled_apis: tuple[str, ...] = ()
+        # A child ends with the thread that started it; whoever restarts one may be a short-lived thread. This one is made by the first
+        # start, and so belongs to the network namespace of whoever starts the cluster.
+        self._starter = ThreadPoolExecutor(1, "envtest")
         self._etcd: Child | None = None
         self._apiserver: Child | None = None
         self._controllers: Child | None = None
@@ -101,6 +105,7 @@ class ControlPlane:
         for child in (self._controllers, self._apiserver, self._etcd):
             if child is not None:
                 child.kill()  # nothing here is worth an orderly end
+        self._starter.shutdown()
 
     @contextlib.contextmanager
     def without_apis(self, *apis: str) -> Iterator[None]:
@@ -135,6 +140,13 @@ class ControlPlane:
 
     def kill_etcd(self) -> None:
         self._running(self._etcd, "etcd").kill()
+
+    def pause_etcd(self) -> None:
+        """It neither answers nor closes anything until `resume_etcd`."""
+        self._running(self._etcd, "etcd").pause()
+
+    def resume_etcd(self) -> None:
+        self._running(self._etcd, "etcd").resume()
 
     def start_apiserver(self, disabled_apis: Sequence[str] | None = None) -> None:
         """With the data it had. `disabled_apis` None: as the last time. Returns when it is ready."""
@@ -271,7 +283,8 @@ class ControlPlane:
 
     def _child(self, name: str, binary: Path, *flags: str) -> Child:
         env = {"PATH": os.environ.get("PATH", ""), "HOME": str(self.folder)}
-        return Child(name, [str(binary), *flags], self.logs / f"{name}.log", env=env)
+        argv, log = [str(binary), *flags], self.logs / f"{name}.log"
+        return self._starter.submit(lambda: Child(name, argv, log, env=env)).result()
 
     def _running(self, child: Child | None, name: str) -> Child:
         if child is None:

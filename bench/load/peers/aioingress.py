@@ -26,4 +26,5 @@ class Aioingress:
         paths = [(path, SERVICE) for path in site.paths]
         manifests.write("ingresses.yaml", (ingress(host.partition(".")[0], [(host, paths)]) for host in site.hosts))
         manifests.write("service.yaml", [service(SERVICE), endpoint_slice(SERVICE, ["127.0.0.1"], site.backend_port)])
-        return Launch(controller.arguments(manifests.path, port, ports.take(), ports.take(), workers=1))
+        source = ("--manifests", str(manifests.path))
+        return Launch(controller.arguments(source, port, ports.take(), ports.take(), workers=1))
