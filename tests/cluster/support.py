@@ -128,7 +128,9 @@ QUICK_END: Json = {"lifecycle": {}, "shutdownGracePeriodSeconds": 0, "drainTimeo
 
 
 @contextmanager
-def installed(cluster: Cluster, namespace: str, values: Mapping[str, Any], release: str = "aioingress") -> Iterator[Release]:
+def installed(
+    cluster: Cluster, namespace: str, values: Mapping[str, Any], release: str = "aioingress"
+) -> Iterator[Release]:
     """The chart in a namespace of its own, for the tests of a module."""
     cluster.create_namespace(namespace)
     try:
