@@ -365,6 +365,8 @@ class EventRecorder:
             delay_s = max(delay_s, min(error.retry_after_s or 0.0, _LONGEST_BACK_OFF_S))
             lane.held_until = self._clock() + delay_s
             self._retry(lane, note, known, delay_s)
+        except NotFound:
+            self._give_up(known)  # the namespace goes, and the object with it
         except SourceError as error:
             self._give_up(known)
             _log.warning("an Event about %s was refused: %s", note.ref, error)

@@ -5,11 +5,17 @@ import msgspec
 from ingress.errors import SourceError
 from ingress.kube.api import Conflict, Forbidden, NotFound, Rejected, ResourceExpired, Unavailable
 
+_ENDING = "NamespaceTerminating"  # a cause of 403 (apimachinery, meta and core types)
 TEXT_LIMIT = 400  # characters; the longest common message (RBAC, with a service account) has about 250
+
+
+class _Cause(msgspec.Struct):
+    reason: str = ""
 
 
 class _Details(msgspec.Struct, rename="camel"):
     retry_after_seconds: float | None = None
+    causes: list[_Cause] | None = None
 
 
 class Status(msgspec.Struct):
@@ -50,6 +56,8 @@ def fault_of_answer(code: int, body: bytes, retry_after: str = "") -> SourceErro
     seconds = _seconds(retry_after)
     if seconds is None and status.details is not None:
         seconds = status.details.retry_after_seconds
+    if code == 403 and status.details is not None and any(c.reason == _ENDING for c in status.details.causes or ()):
+        code = 404  # nobody's rights: the namespace is being deleted, and takes no new objects
     return fault(code, status.message or status.reason, seconds)
 
 

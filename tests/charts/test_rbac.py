@@ -30,11 +30,10 @@ def allow(group: str, resources: str, verbs: tuple[str, ...], name: str = "") ->
 
 WATCHED = (
     allow("networking.k8s.io", "ingresses", READ)
-    | allow("networking.k8s.io", "ingresses/status", ("update", "patch"))
+    | allow("networking.k8s.io", "ingresses/status", ("patch",))
     | allow("", "services endpoints secrets configmaps", READ)
     | allow("discovery.k8s.io", "endpointslices", READ)
     | allow("", "events", ("create", "patch"))
-    | allow("events.k8s.io", "events", ("create", "patch"))
 )
 CLUSTER = (
     WATCHED
@@ -44,7 +43,7 @@ CLUSTER = (
 )
 OWN = (
     allow("coordination.k8s.io", "leases", ("create",))
-    | allow("coordination.k8s.io", "leases", ("get", "update", "patch"), "web-aioingress-leader")
+    | allow("coordination.k8s.io", "leases", ("get", "update"), "web-aioingress-leader")
     | allow("", "pods", ("get", "list"))
     | allow("", "configmaps", READ)
 )

@@ -4,8 +4,8 @@ import asyncio
 import json
 import time
 from collections import Counter
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -121,6 +121,24 @@ class Release:
 
     def uninstall(self) -> None:
         self.cluster.helm("uninstall", self.name, "--namespace", self.namespace, "--ignore-not-found")
+
+
+# values for `controller` of releases that no test asks how they end: no pauses for load balancers at the end
+QUICK_END: Json = {"lifecycle": {}, "shutdownGracePeriodSeconds": 0, "drainTimeoutSeconds": 5}
+
+
+@contextmanager
+def installed(
+    cluster: Cluster, namespace: str, values: Mapping[str, Any], release: str = "aioingress"
+) -> Iterator[Release]:
+    """The chart in a namespace of its own, for the tests of a module."""
+    cluster.create_namespace(namespace)
+    try:
+        found = install_chart(cluster, release, namespace, values)
+        yield found
+        found.uninstall()
+    finally:
+        cluster.delete(f"/api/v1/namespaces/{namespace}")
 
 
 def install_chart(

@@ -405,6 +405,15 @@ def test_texts_are_printable_and_short():
     assert printable("plain") == "plain"
 
 
+def test_a_namespace_that_is_being_deleted_refuses_nobody_s_rights():
+    ending = (
+        b'{"message": "m", "details": {"causes": [{"reason": "NamespaceTerminating", "field": "metadata.namespace"}]}}'
+    )
+    assert isinstance(fault_of_answer(403, ending), NotFound)
+    assert isinstance(fault_of_answer(403, ending.replace(b"Terminating", b"")), Forbidden)
+    assert isinstance(fault_of_answer(403, b'{"message": "m", "details": {"causes": null}}'), Forbidden)
+
+
 @pytest.mark.parametrize(
     ("code", "body", "header", "text", "seconds"),
     [

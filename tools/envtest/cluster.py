@@ -112,9 +112,11 @@ class Cluster:
         self.kubectl("apply", "-n", namespace, "-f", "-", input="\n---\n".join(texts))
 
     def command_environment(self) -> dict[str, str]:
-        """For other clients: KUBECONFIG, and a home folder that has nothing of the user's."""
+        """For other clients: kubectl and helm on the PATH, KUBECONFIG, and a home folder that has nothing of the user's."""
         home = self.folder / "home"
-        return {"PATH": os.environ.get("PATH", ""), "HOME": str(home), "KUBECONFIG": str(self.kubeconfig)}
+        folders = dict.fromkeys(str(binary.parent) for binary in (self._binaries.kubectl, self._binaries.helm))
+        path = os.pathsep.join([*folders, os.environ.get("PATH", os.defpath)])
+        return {"PATH": path, "HOME": str(home), "KUBECONFIG": str(self.kubeconfig)}
 
     def _command(self, binary: Path, arguments: Sequence[str], text: str | None) -> str:
         done = subprocess.run(

@@ -12,8 +12,10 @@ import os
 import secrets
 import ssl
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tools.envtest import API_SERVER, API_SERVER_PORT, SERVICE_NETWORK, EnvtestError
 from tools.envtest.build import Binaries
@@ -41,6 +43,27 @@ _CONTROLLERS = (
 )
 
 
+_AUDIT_POLICY = {
+    "apiVersion": "audit.k8s.io/v1",
+    "kind": "Policy",
+    "omitStages": ["RequestReceived"],
+    "rules": [{"level": "Metadata", "userGroups": ["system:serviceaccounts"]}, {"level": "None"}],
+}
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEvent:
+    """One request of a service account for objects, and how it was answered. `group` empty: the core; `namespace` empty: all."""
+
+    at: str  # RFC 3339 in microseconds
+    verb: str
+    group: str
+    resource: str  # with its subresource: ingresses/status
+    namespace: str
+    name: str
+    status: int
+
+
 class ControlPlane:
     """One cluster's. Nothing runs before `start`; every method waits until what it did is done."""
 
@@ -55,6 +78,7 @@ class ControlPlane:
         self._certificates = folder / "certificates"
         self.ca_file = self._certificates / "apiserver.crt"  # the server's own certificate and the CA that signed it
         self.admin_token = secrets.token_hex(16)
+        self._audit_log = folder / "audit.jsonl"
         self._disabled_apis: tuple[str, ...] = ()
         self._etcd: Child | None = None
         self._apiserver: Child | None = None
@@ -62,6 +86,7 @@ class ControlPlane:
         self.logs.mkdir(parents=True)
         self._certificates.mkdir()
         self._write(folder / "service-account.key", _ec_private_key())
+        self._write(folder / "audit-policy.json", json.dumps(_AUDIT_POLICY))
         self._write(folder / "tokens.csv", f'{self.admin_token},admin,admin,"system:masters"\n')
         self.write_kubeconfig(self.kubeconfig)
 
@@ -141,6 +166,8 @@ class ControlPlane:
             f"--service-account-signing-key-file={key}",
             "--authorization-mode=RBAC",
             "--disable-admission-plugins=TaintNodesByCondition",  # nobody here would take the taint away
+            f"--audit-policy-file={self.folder / 'audit-policy.json'}",
+            f"--audit-log-path={self._audit_log}",
             "--allow-privileged=true",
             "--profiling=false",
             "--v=1",
@@ -238,6 +265,14 @@ class ControlPlane:
             raise EnvtestError(f"no token for {namespace}/{service_account}: {status} {answer.decode()}")
         return str(json.loads(answer)["status"]["token"])
 
+    def requests_of(self, namespace: str, service_account: str) -> list[AuditEvent]:
+        """Everything that the service account has asked so far and was answered, oldest first; of a watch, its beginning."""
+        user = f"system:serviceaccount:{namespace}:{service_account}"
+        with self._audit_log.open("rb") as log:
+            lines = [json.loads(line) for line in log if user.encode() in line and line.endswith(b"\n")]
+        events = (_audit_event(line) for line in lines if line["user"]["username"] == user)
+        return [event for event in events if event is not None]
+
     def log_files(self) -> Iterable[Path]:
         return sorted(self.logs.glob("*.log"))
 
@@ -270,6 +305,23 @@ class ControlPlane:
     def _write(self, path: Path, text: str) -> None:
         path.touch(0o600)
         path.write_text(text)
+
+
+def _audit_event(line: Mapping[str, Any]) -> AuditEvent | None:
+    """None for the end of a watch, and for what is no object of the API (health, discovery)."""
+    if "objectRef" not in line or (line["verb"] == "watch" and line["stage"] != "ResponseStarted"):
+        return None
+    of = line["objectRef"]
+    resource = "/".join(filter(None, (of["resource"], of.get("subresource"))))
+    return AuditEvent(
+        at=line["stageTimestamp"],
+        verb=line["verb"],
+        group=of.get("apiGroup", ""),
+        resource=resource,
+        namespace=of.get("namespace", ""),
+        name=of.get("name", ""),
+        status=line["responseStatus"]["code"],
+    )
 
 
 def _ec_private_key() -> str:
