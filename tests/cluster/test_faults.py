@@ -11,7 +11,6 @@ import secrets
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +20,7 @@ import pytest
 from tests.cluster import faults
 from tests.cluster.faults import PROXY_ADDRESS, PROXY_PORT, ApiProxy, Background, Patrol, Replica
 from tests.cluster.support import Connection, Json, Release, echo_deployment, ingress, install_chart, service
+from tools.envtest.client import Client
 from tools.envtest.cluster import Cluster
 
 CLASS = "faults"
@@ -130,6 +130,9 @@ def world(cluster: Cluster, background: Background) -> Iterator[World]:
     yield world
     proxy.accept()
     proxy.end_blackhole()
+    cluster.control_plane.request(
+        "DELETE", world.path("")[:-1], timeout_s=120
+    )  # thousands, which nobody serves any more
     release.uninstall()
     cluster.delete(f"/api/v1/namespaces/{namespace}")
     proxy.close()
@@ -509,10 +512,26 @@ def compact() -> None:
     ask_etcd("compaction", revision=revision, physical=True)
 
 
-def in_parallel(work: Sequence[partial[object]]) -> None:
-    with ThreadPoolExecutor(8) as pool:
-        for done in [pool.submit(one) for one in work]:
-            done.result()
+def bulk(world: World, requests: Sequence[tuple[str, str, Json | None]]) -> None:
+    """(method, Ingress, body): many at once on a few connections."""
+    path = world.path("")[:-1]
+
+    async def send_all() -> None:
+        left = iter(requests)
+        async with Client(world.cluster.kubeconfig) as client:
+
+            async def send_some() -> None:
+                for method, name, body in left:
+                    if method == "PATCH":
+                        await client.patch(f"{path}/{name}", body)
+                    else:
+                        await client.request(method, path if method == "POST" else f"{path}/{name}", body)
+
+            async with asyncio.TaskGroup() as group:
+                for _ in range(16):
+                    group.create_task(send_some())
+
+    world.background.start(send_all()).result(300)
 
 
 def test_history_is_gone_and_the_list_is_long(world: World) -> None:
@@ -520,24 +539,28 @@ def test_history_is_gone_and_the_list_is_long(world: World) -> None:
     pages, and the world goes on changing meanwhile.
     """
     cluster, count = world.cluster, 3000
-    path = world.path("")[:-1]
 
-    def body(name: str, backend: str) -> Json:
-        return dict(json.loads(ingress(name, f"{name}.example", backend, class_name=CLASS)))
+    def make(name: str, backend: str = "one") -> tuple[str, str, Json]:
+        return "POST", name, dict(json.loads(ingress(name, f"{name}.example", backend, class_name=CLASS)))
+
+    def change(name: str, backend: str) -> tuple[str, str, Json]:
+        return "PATCH", name, {"spec": make(name, backend)[2]["spec"]}
+
+    def delete(name: str) -> tuple[str, str, None]:
+        return "DELETE", name, None
 
     expected = {f"old-{number}": "one" for number in range(40)}
-    in_parallel([partial(cluster.create, path, body(name, "one")) for name in expected])
+    bulk(world, [make(name) for name in expected])
     world.wait_answers(expected)
     before = world.versions()
     with world.patrol() as patrol:
         world.proxy.refuse()
         world.wait_stale("ingresses")
         big = {f"big-{number}": "one" for number in range(count)}
-        in_parallel([partial(cluster.create, path, body(name, "one")) for name in big])
         changed = {f"old-{number}": "two" for number in range(10)}
-        in_parallel([partial(cluster.patch, f"{path}/{name}", {"spec": body(name, "two")["spec"]}) for name in changed])
         gone = {f"old-{number}": "404" for number in range(10, 20)}
-        in_parallel([partial(cluster.delete, f"{path}/{name}") for name in gone])
+        bulk(world, [make(name) for name in big])
+        bulk(world, [*(change(name, "two") for name in changed), *(delete(name) for name in gone)])
         compact()
         cluster.control_plane.kill_apiserver()
         cluster.control_plane.start_apiserver()
@@ -546,16 +569,15 @@ def test_history_is_gone_and_the_list_is_long(world: World) -> None:
         world.proxy.accept()
         late: dict[str, str] = {}
         for number in range(30):
-            late |= {f"big-{number}": "two", f"big-{count - 1 - number}": "404", f"late-{number}": "one"}
-            cluster.patch(f"{path}/big-{number}", {"spec": body(f"big-{number}", "two")["spec"]})
-            cluster.delete(f"{path}/big-{count - 1 - number}")
-            cluster.create(path, body(f"late-{number}", "one"))
+            first, last, new = f"big-{number}", f"big-{count - 1 - number}", f"late-{number}"
+            late |= {first: "two", last: "404", new: "one"}
+            bulk(world, [change(first, "two"), delete(last), make(new)])
             if number % 10 == 0:
                 compact()
         world.wait_in_touch()
         assert 410 in {code for _, code in world.proxy.answers[answers:]}
         world.wait_answers({**expected, **changed, **gone, **late})
-        world.background.run(check_hosts(world.address, big | late))
+        world.background.start(check_hosts(world.address, big | late)).result(120)
         patrol.round()
     patrol.check()
     assert world.versions() == before
