@@ -8,6 +8,7 @@ changes until they are done; then everything else stops.
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import functools
 import gc
@@ -162,37 +163,35 @@ class Controller:
         settings = self._settings
         loop = asyncio.get_running_loop()
         workers = available_cpus() if settings.workers is None else settings.workers
-        for number in _SIGNALS:  # first: whoever sees a port open may signal
-            loop.add_signal_handler(number, self.stop)
-        self._source = await self._connect()
-        bound = sockets.bind("--http-address", settings.http_addresses, workers)
-        self._addresses = [sock.getsockname()[:2] for sock in bound[0]]
-        if workers:
-            self._pool = Supervisor(settings.proxy, bound, settings.log_format, settings.log_level)
-        else:
-            self._pool = InProcess(settings.proxy, bound[0], settings.log_format, loop)
-        self._pool.on_acknowledged = self._on_acknowledged
-        try:
-            self._admin = await admin.start(self._view(), settings.admin_addresses)
-        except BaseException:
-            for sock in itertools.chain.from_iterable(bound):
-                sock.close()
-            raise
-        for address in self.http_addresses:
-            _log.info(
-                "listening on http://%s:%d with %s",
-                *address,
-                _serving(workers),
-            )
-        if settings.https_addresses:
-            _log.info("not listening on --https-address: TLS is not available yet")
-        try:
+        async with contextlib.AsyncExitStack() as ending:
+            for number in _SIGNALS:  # first: whoever sees a port open may signal
+                loop.add_signal_handler(number, self.stop)
+                ending.callback(loop.remove_signal_handler, number)
+            self._source = await self._connect()
+            ending.push_async_callback(self._source.close)
+            bound = sockets.bind("--http-address", settings.http_addresses, workers)
+            self._addresses = [sock.getsockname()[:2] for sock in bound[0]]
+            if workers:
+                self._pool = Supervisor(settings.proxy, bound, settings.log_format, settings.log_level)
+            else:
+                self._pool = InProcess(settings.proxy, bound[0], settings.log_format, loop)
+            self._pool.on_acknowledged = self._on_acknowledged
+            try:
+                self._admin = await admin.start(self._view(), settings.admin_addresses)
+            except BaseException:
+                for sock in itertools.chain.from_iterable(bound):
+                    sock.close()
+                raise
+            ending.push_async_callback(self._admin.close)
+            for address in self.http_addresses:
+                _log.info(
+                    "listening on http://%s:%d with %s",
+                    *address,
+                    _serving(workers),
+                )
+            if settings.https_addresses:
+                _log.info("not listening on --https-address: TLS is not available yet")
             return await self._run(self._pool, self._source)
-        finally:
-            for number in _SIGNALS:
-                loop.remove_signal_handler(number)
-            await self._admin.close()
-            await self._source.close()
 
     async def _connect(self) -> Source:
         kube = self._settings.kube

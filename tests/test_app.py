@@ -8,8 +8,9 @@ import pytest
 
 from ingress import app
 from ingress.app import Controller
-from ingress.config import Address, ProxySettings, Settings
+from ingress.config import Address, KubeSettings, ProxySettings, Settings
 from ingress.errors import ConfigError
+from ingress.kube.client import KubeClient
 from ingress.translate.compiler import Compiler
 
 FREE = Address("127.0.0.1", 0)
@@ -122,3 +123,34 @@ def test_a_refused_limit_is_only_a_warning(monkeypatch: pytest.MonkeyPatch, capl
     monkeypatch.setattr(app.resource, "setrlimit", refuse)
     app._raise_file_limit()
     assert "at most 1024" in caplog.text
+
+
+KUBECONFIG = """\
+apiVersion: v1
+kind: Config
+current-context: here
+contexts: [{name: here, context: {cluster: here, user: me}}]
+clusters: [{name: here, cluster: {server: "http://127.0.0.1:9"}}]
+users: [{name: me, user: {token: secret}}]
+"""
+
+
+async def test_connections_to_the_cluster_end_with_a_failed_start(tmp_path, monkeypatch):
+    file = tmp_path / "kubeconfig"
+    file.write_text(KUBECONFIG)
+    closed = []
+    close = KubeClient.close
+
+    async def closing(client):
+        await close(client)
+        closed.append(client.server)
+
+    monkeypatch.setattr(KubeClient, "close", closing)
+    server = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0)
+    async with server:
+        taken = Address(*server.sockets[0].getsockname())
+        kube = KubeSettings(kubeconfig=file)
+        for changes in ({"admin_addresses": (taken,)}, {"http_addresses": (taken,)}):
+            with pytest.raises(ConfigError, match="in use"):
+                await Controller(settings(tmp_path, manifests=(), kube=kube, **changes)).run()
+    assert closed == ["http://127.0.0.1:9"] * 2

@@ -32,18 +32,21 @@ _FIRST_BACK_OFF_S = 0.5
 _LONGEST_BACK_OFF_S = 30.0
 _REPLICAS_PERIOD_S = 10.0
 
-_OF_ONE_REVISION = frozenset(
+# What differs from one revision of a workload to the next, or from Pod to Pod: neither a rolling upgrade nor the end of one of several
+# replicas must look like the end of the last one.
+_NOT_SHARED = frozenset(
     {
-        # different from one revision of a workload to the next, or from Pod to Pod: a rolling upgrade must not look like the end of the last replica
         "pod-template-hash",
         "controller-revision-hash",
         "pod-template-generation",
-        "apps.kubernetes.io/pod-index",
-        "statefulset.kubernetes.io/pod-name",
         "app.kubernetes.io/version",
         "helm.sh/chart",
     }
 )
+_SHARED_PREFIX = (
+    "app.kubernetes.io"  # recommended labels; all others below these domains are Kubernetes' own, such as a Pod's zone
+)
+_KUBERNETES = ("kubernetes.io", "k8s.io")
 
 
 class _Read(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
@@ -197,7 +200,14 @@ def addresses_of_nodes(nodes: Iterable[Node], internal: bool) -> Addresses:
 
 def identifying_labels(labels: Mapping[str, str]) -> dict[str, str]:
     """Those that all replicas of our workload share, whatever their revision."""
-    return {name: value for name, value in sorted(labels.items()) if name not in _OF_ONE_REVISION}
+    return {name: value for name, value in sorted(labels.items()) if _is_shared(name)}
+
+
+def _is_shared(label: str) -> bool:
+    prefix, slash, _ = label.rpartition("/")
+    if label in _NOT_SHARED:
+        return False
+    return not slash or prefix == _SHARED_PREFIX or not f".{prefix}".endswith(tuple(f".{name}" for name in _KUBERNETES))
 
 
 # ---- reading ------------------------------------------------------------------------------------------------------

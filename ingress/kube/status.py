@@ -90,6 +90,15 @@ class _Written:
     times: int = 1
 
 
+@dataclass(slots=True)
+class _Refusal:
+    """RBAC allows no write in a namespace. One object at a time finds out whether it does by now, at growing intervals."""
+
+    why: str
+    until: float
+    times: int = 1
+
+
 class StatusWriter:
     """Told what happens by method calls, which never block; `run` does the writing. Event loop only.
 
@@ -132,7 +141,7 @@ class StatusWriter:
         self._failures_in_a_row = 0
         self._held_until = 0.0
         self._trouble = ""
-        self._refused: dict[str, tuple[float, str]] = {}  # namespace: until when, and why
+        self._refused: dict[str, _Refusal] = {}  # by namespace
         self._bucket = TokenBucket(settings.status_rate_per_s, max(settings.status_rate_per_s, 1.0), clock())
         self._closing = False
         election.on_change(self.set_leader)
@@ -142,7 +151,7 @@ class StatusWriter:
     @property
     def problem(self) -> str:
         """Why statuses, or those of one namespace, aren't written at the moment: a sentence for people, or empty."""
-        return self._trouble or next((why for _, why in self._refused.values()), "")
+        return self._trouble or next((refusal.why for refusal in self._refused.values()), "")
 
     @property
     def pending(self) -> int:
@@ -225,7 +234,7 @@ class StatusWriter:
             old = now - 2 * self._settings.status_period_s
             self._echo.clear()
             self._last = {ref: last for ref, last in self._last.items() if last.at > old}
-            self._refused = {name: refused for name, refused in self._refused.items() if refused[0] > old}
+            self._refused = {name: refusal for name, refusal in self._refused.items() if refusal.until > old}
             # Kept for a while even if they show nothing of ours: a write of the leader before us may still be on its way here.
             self._withdrawn = {
                 ref: since
@@ -263,6 +272,10 @@ class StatusWriter:
         if due > now:
             self._queue.add(ref, due)
             return True
+        refusal = self._refused.get(ref.namespace)
+        if refusal is not None:
+            refusal.times += 1
+            refusal.until = now + self._refusal_s(refusal.times)
         self._bucket.take(now)
         task = group.create_task(self._write(ref), name=f"status:{ref}")
         self._in_flight[ref] = task
@@ -296,7 +309,11 @@ class StatusWriter:
         last = self._last.get(ref)
         if last is not None and last.addresses == self._target(ref):
             due = max(due, last.at + min(2.0 ** (last.times - 1), self._settings.status_period_s))
-        return max(due, self._refused.get(ref.namespace, (0.0, ""))[0])
+        refusal = self._refused.get(ref.namespace)
+        return due if refusal is None else max(due, refusal.until)
+
+    def _refusal_s(self, times: int) -> float:
+        return backoff_s(times, _FIRST_BACK_OFF_S, self._settings.status_period_s, self._rng.random())
 
     # ---- writing --------------------------------------------------------------------------------------------------
 
@@ -335,10 +352,11 @@ class StatusWriter:
         self._failures.pop(ref, None)
         self._failures_in_a_row = 0
         self._trouble = ""
-        if self._refused.pop(ref.namespace, None) is not None:
-            _log.info("statuses in namespace %s can be written again", ref.namespace)
         if written is None:
             return
+        if self._refused.pop(ref.namespace, None) is not None:
+            _log.info("statuses in namespace %s can be written again", ref.namespace)
+            self._compare_all()
         self.written += 1
         self._echo[ref] = written
         now = self._clock()
@@ -376,13 +394,14 @@ class StatusWriter:
     def _refuse(self, ref: ObjectRef, message: str) -> None:
         self.failed += 1
         why = f"not allowed to write statuses in namespace {ref.namespace}: {message}"
-        if ref.namespace not in self._refused:
+        refusal = self._refused.get(ref.namespace)
+        if refusal is None:
             _log.error("%s", why)
-        until = self._clock() + self._settings.status_period_s
-        self._refused[ref.namespace] = (until, why)
+            refusal = self._refused[ref.namespace] = _Refusal(why, self._clock() + self._refusal_s(1))
+        refusal.why = why
         self._again.discard(ref)
         if self._election.is_leader and not self._closing:
-            self._queue.add(ref, until)
+            self._queue.add(ref, refusal.until)
 
     # ---- the end --------------------------------------------------------------------------------------------------
 

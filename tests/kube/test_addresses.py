@@ -140,6 +140,37 @@ def test_labels_of_one_revision_do_not_identify() -> None:
     assert identifying_labels(labels) == {"app.kubernetes.io/name": "aioingress"}
 
 
+def test_labels_that_the_cluster_gives_do_not_tell_who_we_are() -> None:
+    """Since Kubernetes 1.35 every Pod has region and zone of its node."""
+    labels = {
+        "app.kubernetes.io/name": "aioingress",
+        "app.kubernetes.io/instance": "edge",
+        "team": "net",
+        "example.com/tier": "front",
+        "mykubernetes.io/tier": "front",
+    }
+    given = {
+        "topology.kubernetes.io/region": "r1",
+        "topology.kubernetes.io/zone": "r1-a",
+        "statefulset.kubernetes.io/pod-name": "edge-0",
+        "apps.kubernetes.io/pod-index": "0",
+        "kubernetes.io/hostname": "n1",
+        "autoscaling.k8s.io/vpa": "x",
+    }
+    assert identifying_labels(labels | given) == labels
+
+
+def test_a_replica_in_another_zone_is_a_replica() -> None:
+    async def story(server: FakeServer) -> None:
+        for name, zone in (("a", "one"), ("b", "two")):
+            labels = {"app": "edge", "topology.kubernetes.io/zone": zone}
+            server.put(f"{PODS}/{name}", {"metadata": {"labels": labels}, "status": {"phase": "Running"}})
+        replicas = Replicas(server.client(), KubeSettings(pod_namespace="edge", pod_name="a"))
+        assert await replicas.others() == 1
+
+    scenario(story)
+
+
 # ---- reading ------------------------------------------------------------------------------------------------------
 
 

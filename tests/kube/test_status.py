@@ -593,6 +593,26 @@ def test_one_namespace_without_permission_does_not_stop_the_others(caplog: pytes
     scenario(story)
 
 
+def test_a_permission_that_is_given_soon_is_noticed_soon() -> None:
+    """An API server that has just started refuses what it hasn't read the rules for yet."""
+
+    async def story(server: FakeServer) -> None:
+        names = [f"web-{n}" for n in range(50)]
+        create(server, names)
+        a = Replica(server)
+        server.fail = lambda r: Forbidden("ingresses/status is forbidden") if r.method == "PATCH" else None
+        a.writer.set_addresses(OURS)
+        a.writer.set_served(refs(*names))
+        await asyncio.sleep(10)
+        assert 10 <= len(patches(server)) <= 16  # those in flight at first, and then one at a time
+        server.fail = lambda _: None
+        await asyncio.sleep(10)
+        assert {shows(server, name) for name in names} == {OURS}
+        assert a.writer.problem == ""
+
+    scenario(story)
+
+
 def test_a_status_the_server_refuses_is_not_sent_again_at_once() -> None:
     async def story(server: FakeServer) -> None:
         create(server, ["web"])

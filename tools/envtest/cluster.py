@@ -80,6 +80,10 @@ class Cluster:
     def start_load_balancer(self) -> None:
         self._stand_in("loadbalancer", str(self.control_plane.kubeconfig))
 
+    def stop_load_balancer(self) -> None:
+        """Its connections end with it. Once started again, it keeps the addresses that the Services then show."""
+        self._stand_ins["loadbalancer"].stop()
+
     def _stand_in(self, name: str, *arguments: str) -> None:
         argv = [sys.executable, "-m", f"tools.envtest.{name}", *arguments]
         env = {**os.environ, "PYTHONPATH": str(_ROOT)}

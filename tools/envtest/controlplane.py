@@ -116,6 +116,13 @@ class ControlPlane:
     def kill_etcd(self) -> None:
         self._running(self._etcd, "etcd").kill()
 
+    def pause_etcd(self) -> None:
+        """It neither answers nor closes anything until `resume_etcd`."""
+        self._running(self._etcd, "etcd").pause()
+
+    def resume_etcd(self) -> None:
+        self._running(self._etcd, "etcd").resume()
+
     def start_apiserver(self, disabled_apis: Sequence[str] | None = None) -> None:
         """With the data it had. `disabled_apis` None: as the last time. Returns when it is ready."""
         if disabled_apis is not None:

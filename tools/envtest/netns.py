@@ -54,7 +54,8 @@ class NetworkNamespace:
                 # AnyIP: addresses need not be added one by one, and can be bound at once
                 _run("ip", "route", "add", "local", NETWORK, "dev", "lo")
                 # many short connections between few addresses: a closed one's port may be taken again
-                _try_sysctl("net/ipv4/ip_local_port_range", "10000 60999")
+                # above every port that somebody listens on: a connection to a Pod that has its address for sender as well would take it
+                _try_sysctl("net/ipv4/ip_local_port_range", "15000 60999")
                 _try_sysctl("net/ipv4/tcp_tw_reuse", "1")
                 _try_sysctl("net/core/somaxconn", "4096")
             finally:
