@@ -30,6 +30,7 @@ from ingress.translate.references import references_of
 from ingress.translate.report import Report, VerdictBook, shown
 
 _FALLBACK: NamespacedName = ("\0", "default backend of the controller")  # not the name of any Ingress
+_BACKING = frozenset((Kind.SERVICE, Kind.ENDPOINTS, Kind.ENDPOINT_SLICE))
 _HOST, _UPSTREAM, _DEFAULT = b"host", b"upstream", b"default"
 
 
@@ -143,7 +144,9 @@ class _Memory:
 
         wanted: set[UpstreamKey] = set()  # upstreams that came or went
         hosts_changed = self._merge_hosts(dirty_hosts, wanted)
-        default_changed = catch_all_dirty and self._choose_catch_all(wanted)
+        if len(self._claimants) > 1 and (kinds is None or kinds & _BACKING or resolved_changed):
+            catch_all_dirty = True  # who has endpoints decides
+        default_changed = catch_all_dirty and self._choose_catch_all(wanted, state)
         upstreams_changed = self._update_upstreams(state, stale_upstreams | wanted, recheck)
         for key in recheck:
             self._report_empty(key)
@@ -321,9 +324,12 @@ class _Memory:
                 self._host_digests[host] = digest
         return changed
 
-    def _choose_catch_all(self, wanted: set[UpstreamKey]) -> bool:
+    def _choose_catch_all(self, wanted: set[UpstreamKey], state: ClusterState) -> bool:
         fallback = self._claimants.get(_FALLBACK)
-        default, verdicts = choose_catch_all(f for key, f in self._claimants.items() if key != _FALLBACK)
+        default, verdicts = choose_catch_all(
+            (f for key, f in self._claimants.items() if key != _FALLBACK),
+            lambda fragment: self._is_served(fragment, state),
+        )
         self._verdicts.put(("catch-all", ""), verdicts)
         if default is None and fallback is not None and fallback.catch_all is not None:
             default = fallback.catch_all.route
@@ -336,6 +342,15 @@ class _Memory:
         self._digest.replace(self._default_digest, digest)
         self._default_digest = digest
         return True
+
+    def _is_served(self, fragment: Fragment, state: ClusterState) -> bool:
+        """Whether there is an endpoint behind its claim on the catch-all."""
+        route = fragment.catch_all.route if fragment.catch_all is not None else None
+        use = fragment.uses.get(route.upstream) if route is not None and route.upstream is not None else None
+        try:
+            return use is not None and bool(build_upstream(use.spec, state, self._settings).upstream.endpoints)
+        except Exception:  # a bug of ours: layer 3 meets it too, and reports it
+            return False
 
     def _count(self, upstreams: Iterable[UpstreamKey], by: int, wanted: set[UpstreamKey]) -> None:
         """Count references; those that appear or disappear go into `wanted`."""

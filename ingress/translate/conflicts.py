@@ -1,10 +1,11 @@
 """Several Ingresses, one host: who owns what.
 
 The oldest wins, by creationTimestamp; of equals the one whose `namespace/name` sorts last, as in ingress-nginx. A newer Ingress never takes
-anything from an older one, not even when the older one's Service is missing: traffic must not change hands by accident.
+a host or path from an older one, not even when the older one's Service is missing: traffic must not change hands by accident. The default
+backend of all hosts is nobody's in particular: there a Service without endpoints comes last.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from ingress.errors import Severity, Verdict, VerdictReason
@@ -63,17 +64,28 @@ def _position(route: Route) -> tuple[str, str]:
     return route.path, route.path_type
 
 
-def choose_catch_all(fragments: Iterable[Fragment]) -> tuple[Route | None, tuple[Verdict, ...]]:
-    """The Ingress whose default backend answers for unknown hosts, and verdicts for the others."""
+_CATCH_ALL = "default backend of all hosts"
+
+
+def choose_catch_all(
+    fragments: Iterable[Fragment], is_served: Callable[[Fragment], bool]
+) -> tuple[Route | None, tuple[Verdict, ...]]:
+    """The Ingress whose default backend answers for unknown hosts, and verdicts for the others.
+
+    Whose Service has no endpoints comes after all others: a namespace that is being deleted keeps its Ingresses until its last Pod has ended, and
+    what nobody else asked for by name should not be answered with 503 as long as somebody can answer it.
+    """
     holder: tuple[Fragment, Placed] | None = None
     verdicts: list[Verdict] = []
-    for fragment in by_precedence(fragments):
-        if fragment.catch_all is None:
-            continue
+    claims = [fragment for fragment in by_precedence(fragments) if fragment.catch_all is not None]
+    if len(claims) > 1:
+        claims.sort(key=lambda fragment: not is_served(fragment))  # stable
+    for fragment in claims:
+        assert fragment.catch_all is not None
         if holder is None:
             holder = (fragment, fragment.catch_all)
         else:
-            verdicts.append(_conflict(fragment, fragment.catch_all, "default backend of all hosts", holder))
+            verdicts.append(_conflict(fragment, fragment.catch_all, _CATCH_ALL, holder))
     return (holder[1].route if holder is not None else None), tuple(verdicts)
 
 
@@ -81,6 +93,8 @@ def _conflict(loser: Fragment, placed: Placed, what: str, holder: tuple[Fragment
     winner, winning = holder
     if winner is loser:
         why = f"the same Ingress has it already in {winning.field}, and the first one counts"
+    elif what == _CATCH_ALL and by_precedence((winner, loser))[0] is loser:
+        why = f"its Service has no endpoints, and that of {winner.ref} has"
     elif winner.created != loser.created:
         why = f"{winner.ref} has it already, and is older"
         if winner.created == UNKNOWN_AGE:

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -173,7 +174,7 @@ def test_failed_liveness_probe_restarts(cluster, namespace):
         "name": "main",
         "image": "aioingress",
         "command": ["python", "-c", "import time; print('started', flush=True); time.sleep(600)"],
-        "livenessProbe": {"exec": {"command": ["sh", "-c", "exit 1"]}, "periodSeconds": 1, "failureThreshold": 1},
+        "livenessProbe": {"exec": {"command": ["sh", "-c", "exit 1"]}, "periodSeconds": 1, "failureThreshold": 3},
         "lifecycle": {"preStop": {"exec": {"command": ["sh", "-c", "echo $SAY"]}}},
         "env": [{"name": "SAY", "value": "goodbye"}],
     }
@@ -253,7 +254,9 @@ def test_api_server_restart(cluster, namespace):
     cluster.control_plane.kill_apiserver()
     with pytest.raises(CommandFailed, match="refused"):
         cluster.kubectl("get", "pods")
-    cluster.control_plane.start_apiserver()
+    starter = threading.Thread(target=cluster.control_plane.start_apiserver)
+    starter.start()
+    starter.join()  # what it has started stays
     assert {pod["metadata"]["uid"] for pod in cluster.pods(namespace)} == before
     cluster.kubectl("scale", "deployment/echo", "--replicas=3", "-n", namespace)
     cluster.eventually(lambda: len([pod for pod in cluster.pods(namespace) if ready(pod)]) == 3, "three ready Pods")
@@ -275,6 +278,16 @@ def test_etcd_comes_back_with_its_data(cluster, namespace):
     cluster.eventually(answers, "an answer")
 
 
+def replaced(cluster, namespace, name):
+    """A probe for the ready Pods, once there are some and `name` isn't among them nor the API's list."""
+
+    def found():
+        pods = cluster.get(f"/api/v1/namespaces/{namespace}/pods")["items"]
+        return pods if all(pod["metadata"]["name"] != name and ready(pod) for pod in pods) else None
+
+    return found
+
+
 async def test_older_api_server(cluster, namespace):
     """Without EndpointSlices the load balancer goes by Endpoints."""
     await asyncio.to_thread(deploy, cluster, namespace, replicas=1, kind="LoadBalancer")
@@ -286,8 +299,7 @@ async def test_older_api_server(cluster, namespace):
         assert (await asyncio.to_thread(cluster.control_plane.request, "GET", path))[0] == 404
         before = (await fetch_until(address, "echo.example")).pod
         await asyncio.to_thread(cluster.delete, f"/api/v1/namespaces/{namespace}/pods/{before}")
-        await asyncio.to_thread(cluster.wait_rollout, "deployment", "echo", namespace)
-        (pod,) = await asyncio.to_thread(cluster.pods, namespace)
+        (pod,) = await asyncio.to_thread(cluster.eventually, replaced(cluster, namespace, before), "another Pod")
         assert (await fetch_until(address, "echo.example")).pod == pod["metadata"]["name"]
     finally:
         await asyncio.to_thread(older.__exit__, None, None, None)

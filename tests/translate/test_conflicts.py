@@ -1,9 +1,24 @@
 """Several Ingresses, one host: the oldest wins, and every loser hears about it."""
 
+from ingress.config import TranslateSettings
 from ingress.errors import Severity, VerdictReason
-from ingress.model import KubernetesObject
+from ingress.model import EndpointSlice, Kind, KubernetesObject, ObjectRef
+from ingress.translate.compiler import Compiler, compile_table
 
-from .build import Compilation, backend, compiled, ingress, only, path, reasons, rule, service, slice_of, targets
+from .build import (
+    Compilation,
+    backend,
+    compiled,
+    ingress,
+    only,
+    path,
+    reasons,
+    rule,
+    service,
+    slice_of,
+    state_of,
+    targets,
+)
 
 OLD, NEW = "2024-01-01T00:00:00Z", "2025-01-01T00:00:00Z"
 
@@ -145,3 +160,30 @@ def test_catch_alls() -> None:
     assert result.table.default is not None
     assert result.table.default.service == "two"
     assert (only(result).object, only(result).reason) == ("Ingress default/a", VerdictReason.CONFLICT)
+
+
+def test_a_catch_all_without_endpoints_comes_last() -> None:
+    """And gets it back with its first endpoint: at every compile, whatever changed."""
+    claims = (
+        ingress("old", defaultBackend=backend("one"), created=OLD),
+        ingress("new", defaultBackend=backend("two"), created=NEW),
+    )
+    compiler = Compiler(TranslateSettings())
+    endpoint_slices = ObjectRef(Kind.ENDPOINT_SLICE, "default", "x")
+
+    def default_of(*slices: EndpointSlice) -> tuple[str, Compilation]:
+        state = state_of((*claims, service("one"), service("two"), *slices))
+        built = compiler.compile(state, frozenset((endpoint_slices,)))
+        assert built == compile_table(state, TranslateSettings())
+        assert built.table.default is not None
+        return built.table.default.service, built
+
+    one, two = slice_of("one", "10.0.0.1"), slice_of("two", "10.0.0.2")
+    assert default_of(one, two)[0] == "one"
+    name, built = default_of(two)
+    assert name == "two"
+    (verdict,) = (v for v in built.verdicts if v.reason is VerdictReason.CONFLICT)
+    assert verdict.object == "Ingress default/old"
+    assert "its Service has no endpoints, and that of Ingress default/new has" in verdict.message
+    assert default_of()[0] == "one"  # nobody has any: the oldest again
+    assert default_of(one)[0] == "one"

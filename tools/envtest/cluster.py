@@ -88,7 +88,8 @@ class Cluster:
         argv = [sys.executable, "-m", f"tools.envtest.{name}", *arguments]
         env = {**os.environ, "PYTHONPATH": str(_ROOT)}
         log = self.control_plane.logs / f"{name}.log"
-        self._stand_ins[name] = Child(name, argv, log, env=env, on_parent_death=signal.SIGTERM)
+        start = self.control_plane.spawner.start
+        self._stand_ins[name] = start(name, argv, log, env=env, on_parent_death=signal.SIGTERM)
 
     # ---- commands ----
 

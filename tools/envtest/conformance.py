@@ -1,15 +1,17 @@
 """The Ingress conformance suite against this project: `python -m tools.envtest.conformance CHECKOUT [SUITE ARGUMENTS...]`.
 
 CHECKOUT is a clone of kubernetes-sigs/ingress-controller-conformance, built as it is. The exit code is the suite's. It wants an Ingress with a
-`tls` section to answer over plain HTTP too, so the redirect to HTTPS is off. Some minutes, one of which is a pause of the suite's own.
+`tls` section to answer over plain HTTP too, so the redirect to HTTPS is off. About a quarter of an hour.
 """
 
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from tools.envtest.cluster import Cluster
 _ROOT = Path(__file__).parents[2]
 _CLASS = "conformance"
 _NAMESPACE = "aioingress"
+_PERIOD_S = 1.0
 _VALUES = {
     "controller": {
         "ingressClassResource": {"name": _CLASS},
@@ -51,7 +54,29 @@ def run_suite(cluster: Cluster, binary: Path, checkout: Path, chart: Path, argum
     cluster.helm(*install, "--wait", "--timeout", "2m", "--values", "-", input=json.dumps(_VALUES))
     argv = [str(binary), f"--ingress-class={_CLASS}", "--wait-time-for-ingress-status=1m", "--wait-time-for-ready=1m"]
     # it reads its features and writes reports relative to where it runs
-    return subprocess.run([*argv, *arguments], cwd=checkout, env=cluster.command_environment(), check=False).returncode
+    suite = subprocess.Popen([*argv, *arguments], cwd=checkout, env=cluster.command_environment())
+    try:
+        while suite.poll() is None:
+            clear_terminating(cluster)
+            time.sleep(_PERIOD_S)
+    finally:
+        suite.terminate()
+        suite.wait()
+    return suite.returncode
+
+
+def clear_terminating(cluster: Cluster) -> None:
+    """Delete the Ingresses of namespaces that are being deleted.
+
+    The suite goes on as soon as it has asked for a namespace's end, and reckons that its Ingresses are gone when the next scenario sends. Since Kubernetes
+    1.33 a namespace's Pods go first and all else five seconds after the last of them (KEP-5080): the older Ingress, its Pods gone, would still own the host.
+    """
+    for namespace in cluster.get("/api/v1/namespaces")["items"]:
+        if "deletionTimestamp" not in namespace["metadata"]:
+            continue
+        path = f"/apis/networking.k8s.io/v1/namespaces/{namespace['metadata']['name']}/ingresses"
+        if cluster.get(path)["items"]:
+            cluster.delete(path)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -61,6 +86,7 @@ def main(argv: Sequence[str]) -> int:
     checkout = Path(argv[0]).absolute()
     chart = Path(os.environ.get("CHART", _ROOT / "charts" / "aioingress"))
     folder = Path(tempfile.mkdtemp(prefix="aioingress-conformance-"))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         build.build()
         binaries = build.find_binaries()
@@ -79,6 +105,8 @@ def main(argv: Sequence[str]) -> int:
     except EnvtestError as error:
         print(f"envtest: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -13,12 +13,11 @@ import secrets
 import ssl
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tools.envtest import API_SERVER, API_SERVER_PORT, SERVICE_NETWORK, EnvtestError
 from tools.envtest.build import Binaries
-from tools.envtest.processes import Child, poll_until, tail
+from tools.envtest.processes import Child, Spawner, poll_until, tail
 
 _ETCD = "127.0.0.1:2379"
 _ETCD_PEER = "127.0.0.1:2380"
@@ -49,6 +48,7 @@ class ControlPlane:
 
     def __init__(self, binaries: Binaries, folder: Path) -> None:
         self._binaries = binaries
+        self.spawner = Spawner()
         self.folder = folder
         self.logs = folder / "logs"
         self.kubeconfig = folder / "kubeconfig"
@@ -56,9 +56,6 @@ class ControlPlane:
         self.ca_file = self._certificates / "apiserver.crt"  # the server's own certificate and the CA that signed it
         self.admin_token = secrets.token_hex(16)
         self._disabled_apis: tuple[str, ...] = ()
-        # A child ends with the thread that started it; whoever restarts one may be a short-lived thread. This one is made by the first
-        # start, and so belongs to the network namespace of whoever starts the cluster.
-        self._starter = ThreadPoolExecutor(1, "envtest")
         self._etcd: Child | None = None
         self._apiserver: Child | None = None
         self._controllers: Child | None = None
@@ -80,7 +77,7 @@ class ControlPlane:
         for child in (self._controllers, self._apiserver, self._etcd):
             if child is not None:
                 child.kill()  # nothing here is worth an orderly end
-        self._starter.shutdown()
+        self.spawner.close()
 
     @contextlib.contextmanager
     def without_apis(self, *apis: str) -> Iterator[None]:
@@ -248,8 +245,7 @@ class ControlPlane:
 
     def _child(self, name: str, binary: Path, *flags: str) -> Child:
         env = {"PATH": os.environ.get("PATH", ""), "HOME": str(self.folder)}
-        argv, log = [str(binary), *flags], self.logs / f"{name}.log"
-        return self._starter.submit(lambda: Child(name, argv, log, env=env)).result()
+        return self.spawner.start(name, [str(binary), *flags], self.logs / f"{name}.log", env=env)
 
     def _running(self, child: Child | None, name: str) -> Child:
         if child is None:

@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 _LIBC = ctypes.CDLL(None, use_errno=True)  # loaded before any fork: dlopen is not safe between fork and exec
@@ -18,6 +19,31 @@ _KLOG_NOISE = re.compile(r"I\d{4} |W\d{4} .*(Skipping API|addrConn.createTranspo
 def end_with_parent(number: signal.Signals) -> None:
     """This process gets `number` when the thread that started it ends (prctl(2)). Lasts over exec."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, number)
+
+
+class Spawner:
+    """Starts children by a thread of its own, so that they end with this process, whatever becomes of the thread that asked.
+
+    They are in the network namespace of the thread that asked first.
+    """
+
+    def __init__(self) -> None:
+        self._executor = ThreadPoolExecutor(1, "spawner")
+
+    def start(
+        self,
+        name: str,
+        argv: Sequence[str],
+        log: Path,
+        *,
+        env: Mapping[str, str] | None = None,
+        on_parent_death: signal.Signals = signal.SIGKILL,
+    ) -> "Child":
+        return self._executor.submit(Child, name, argv, log, env=env, on_parent_death=on_parent_death).result()
+
+    def close(self) -> None:
+        """What it has started ends too."""
+        self._executor.shutdown()
 
 
 class Child:
