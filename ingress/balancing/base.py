@@ -25,6 +25,7 @@ class EndpointState:
         "inflight",
         "key",
         "pool",
+        "reached",
     )
 
     def __init__(self, endpoint: Endpoint) -> None:
@@ -40,6 +41,7 @@ class EndpointState:
         self.consecutive_failures = 0
         self.ejections = 0  # how often in a row: the next ejection lasts longer
         self.ejected_until = 0.0
+        self.reached = False  # a connection to it was made once
         self.pool: Any = None  # the data plane's connection pool to it; set by proxy.link
 
     def __repr__(self) -> str:

@@ -258,6 +258,8 @@ class Forwarder:
             error = ProxyError(Reason.CONNECT_FAILED, problem.strerror or str(problem))
         else:
             exchange.connect_task = None
+            endpoint.reached = True
+            exchange.upstream.unreachable_since = None
             if exchange.finished:
                 connection.close()
             else:
@@ -329,6 +331,8 @@ class Forwarder:
                 upstream.stats.retries += 1
                 self._attempt(exchange, other)
                 return
+            if reason is Reason.CONNECT_FAILED and self._await_endpoints(exchange, upstream, now):
+                return
         tried = exchange.tried or ()
         _log.info(
             "%s %r: %s of %s failed after %d tries: %s",
@@ -376,6 +380,40 @@ class Forwarder:
         tried.append(failed)
         upstream: UpstreamRuntime = exchange.upstream
         return upstream.pick_other(exchange, now, tried)
+
+    def _await_endpoints(self, exchange: Exchange, upstream: UpstreamRuntime, now: float) -> bool:
+        """Every endpoint refuses: they have gone faster than their successors were announced, which can take a second while the control plane
+        recovers. Nothing was sent, so the request waits for other endpoints, as long as making a connection may take since the first
+        request that met this; then, or if none was ever reached, requests fail at once. False: this one does.
+        """
+        if not upstream.reached:
+            return False
+        if upstream.unreachable_since is None:
+            upstream.unreachable_since = now
+        left_s = upstream.unreachable_since + exchange.route.policy.connect_timeout_s - now
+        if left_s <= 0:
+            return False
+        exchange.connect_task = self._loop.create_task(self._wait_for_endpoints(exchange, upstream, left_s))
+        return True
+
+    async def _wait_for_endpoints(self, exchange: Exchange, upstream: UpstreamRuntime, limit_s: float) -> None:
+        try:
+            async with asyncio.timeout(limit_s):
+                await upstream.other_endpoints()
+        except TimeoutError:
+            pass
+        exchange.connect_task = None
+        if exchange.finished:
+            return
+        exchange.tried = None
+        picker = upstream.picker
+        if picker is None:
+            self._reject(exchange, Reason.NO_ENDPOINT)
+            return
+        upstream.stats.retries += 1
+        now = self._clock()
+        self._attempt(exchange, upstream.pick_sticky(exchange, now, picker) if upstream.sticky else picker.pick(now, 0))
+        exchange.downstream.flush()
 
     # ---- response ------------------------------------------------------------------------------------------------
 

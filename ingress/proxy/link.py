@@ -5,6 +5,7 @@ counters. They are kept by key in `Runtime`; a swap binds the new table to those
 Endpoint changes reach the `UpstreamRuntime` in place, so they cost nothing per route.
 """
 
+import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from random import Random
 
@@ -75,6 +76,7 @@ class UpstreamRuntime:
 
     __slots__ = (
         "_by_key",
+        "_change",
         "_hash_key",
         "_open_pool",
         "_ring",
@@ -91,7 +93,9 @@ class UpstreamRuntime:
         "servable",
         "stats",
         "sticky",
+        "unreachable_since",
         "upstream",
+        "waiting",
     )
 
     def __init__(
@@ -111,6 +115,9 @@ class UpstreamRuntime:
         self.picker: Picker | None = None
         self._ring: ConsistentHash | None = None
         self.readmit_at: float | None = None  # when an ejection ends
+        self.unreachable_since: float | None = None  # no endpoint of it takes connections any more
+        self.waiting = 0  # requests for other endpoints
+        self._change: asyncio.Event | None = None  # when somebody waits: these endpoints are replaced
         self.upstream = upstream
         self.name = f"{upstream.namespace}-{upstream.service}-{upstream.port}"
         self._wall_clock = wall_clock
@@ -151,6 +158,26 @@ class UpstreamRuntime:
         if self.cookies is not None:
             self.cookies.rebind(self._by_key)
         self.rebuild(now)
+        if current.keys() != states.keys():
+            self.unreachable_since = None
+            change, self._change = self._change, None
+            if change is not None:
+                change.set()
+
+    async def other_endpoints(self) -> None:
+        """Wait until it has any."""
+        if self._change is None:
+            self._change = asyncio.Event()
+        self.waiting += 1
+        try:
+            await self._change.wait()
+        finally:
+            self.waiting -= 1
+
+    @property
+    def reached(self) -> bool:
+        """Whether any of its endpoints ever took a connection."""
+        return any(state.reached for state in self._states.values())
 
     def _open(self, endpoint: Endpoint) -> EndpointState:
         state = EndpointState(endpoint)

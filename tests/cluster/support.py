@@ -203,6 +203,8 @@ class Connection:
         """Raises OSError, TimeoutError, Closed and Incomplete; afterwards the next request connects anew."""
         try:
             async with asyncio.timeout(timeout_s):
+                if self._streams is not None and self._streams[0].at_eof():
+                    self.close()  # ended between two requests, as it may
                 if self._streams is None:
                     source = None if self._source is None else (self._source, 0)
                     self._streams = await asyncio.open_connection(*self._target, local_addr=source)

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import time
 
 import aiohttp
 import pytest
@@ -119,78 +118,107 @@ def names_of(release):
 
 
 async def test_controller_restarts(cluster, release, toad):
+    """Two in a row. What was begun before lasts until the drain of its replica ends, while the new ones serve."""
     _, address, host = toad
     await fetch_until(address, host)
-    async with traffic(address, host) as load:
+    async with traffic(address, host) as load, LongLived(address, host) as lasting:
+        first = {pod["metadata"]["name"] for pod in await call(release.pods)}
         for _ in range(2):
             before = {pod["metadata"]["name"] for pod in await call(release.pods)}
             await call(restart, cluster, release.namespace, "edge-aioingress-controller")
-            await call(cluster.eventually, lambda old=before: old.isdisjoint(names_of(release)), "the last drain's end")
+            assert before.isdisjoint(pod["metadata"]["name"] for pod in await call(release.pods))
             await load.more()
+        await lasting.goes_on()
+        left = first.intersection(await call(names_of, release))
+        assert left, "the replicas that carry what lasts have gone"
+        await lasting.finish()
+        await call(
+            cluster.eventually, lambda: before.union(first).isdisjoint(names_of(release)), "the last drain's end"
+        )
+        await load.more()
 
 
-async def test_a_websocket_outlives_what_isnt_its_own(cluster, toad):
-    """Rolling updates of others, changes of routes: a tunnel belongs to no table."""
-    namespace, address, host = toad
-    await fetch_until(address, host)
-    await call(lambda: cluster.apply(json.dumps(app("frog", 2, pre_stop=False)), service("frog"), namespace=namespace))
-    await call(lambda: cluster.apply(ingress("frog", f"frog.{host}", "frog"), namespace=namespace))
-    await call(cluster.wait_rollout, "deployment", "frog", namespace)
-    async with (
-        aiohttp.ClientSession() as session,
-        session.ws_connect(f"http://{address}/", headers={"Host": host}) as socket,
-    ):
-        await socket.send_str("one")
-        pod = (await socket.receive_str(timeout=10)).split(":")[0]
-        await call(restart, cluster, namespace, "frog")
-        for number in range(5):
-            await call(
-                lambda n=number: cluster.apply(
-                    ingress("toad", host, "toad"), ingress(f"more-{n}", f"{n}.{host}", "toad"), namespace=namespace
-                )
-            )
-            await socket.send_str(str(number))
-            assert await socket.receive_str(timeout=10) == f"{pod}: {number}"
+# ---- what lasts ---------------------------------------------------------------------------------------------------
+
+LONG_BYTES = 48 << 20
 
 
-# ---- an address is a promise --------------------------------------------------------------------------------------
+class LongLived:
+    """A WebSocket and a response that is read so slowly that it waits at the Pod: `pod` answers the first."""
 
+    def __init__(self, address, host):
+        self._url = f"http://{address}/"
+        self._headers = {"Host": host}
+        self._received = 0
+        self._hurry = False
+        self._count = 0
 
-async def test_no_request_fails_after_the_address_appears(cluster, release, toad):
-    """20 new Ingresses: whoever sees the address may send at once, to either replica."""
-    namespace, address, host = toad
-    await fetch_until(address, host)
-    refused = []
+    async def __aenter__(self):
+        self._session = aiohttp.ClientSession(headers=self._headers, timeout=aiohttp.ClientTimeout(total=None))
+        self._socket = await self._session.ws_connect(self._url)
+        self._response = await self._session.get(f"{self._url}?bytes={LONG_BYTES}")
+        assert self._response.status == 200
+        self._reading = asyncio.create_task(self._read())
+        self.pod = (await self._say("hello")).partition(":")[0]
+        return self
 
-    def host_of(name):
-        return f"{name}.{host}"
+    async def __aexit__(self, kind, error, trace):
+        self._reading.cancel()
+        await self._session.close()
 
-    sent = 0
+    async def _say(self, text):
+        await self._socket.send_str(text)
+        return await self._socket.receive_str(timeout=10)
 
-    async def follow(name):
-        host = host_of(name)
-        nonlocal sent
-        path = f"/apis/networking.k8s.io/v1/namespaces/{namespace}/ingresses/{name}"
-        deadline = time.monotonic() + 60
-        while True:
-            shown = (await call(cluster.get, path))["status"].get("loadBalancer", {}).get("ingress")
-            if shown:
-                break
-            assert time.monotonic() < deadline, f"{name} got no address"
+    async def _read(self):
+        async for chunk in self._response.content.iter_chunked(4096):
+            self._received += len(chunk)
+            if not self._hurry:
+                await asyncio.sleep(0.05)
+
+    async def goes_on(self):
+        self._count += 1
+        assert await self._say(str(self._count)) == f"{self.pod}: {self._count}"
+        received = self._received
+        while self._received == received:
+            assert not self._reading.done(), self._reading
             await asyncio.sleep(0.01)
-        assert shown == [{"ip": address}]
-        for _ in range(4):  # a connection each: the load balancer takes the replicas in turn
-            sent += 1
-            try:
-                response = await fetch_until(address, host, within_s=0)
-                assert response.json()["host"] == host
-            except AssertionError as error:
-                refused.append(f"{name}: {error}")
+        assert self._received < LONG_BYTES
 
-    for start in range(0, 20, 5):
-        names = [f"new-{number}" for number in range(start, start + 5)]
-        manifests = [ingress(name, host_of(name), "toad") for name in names]
-        await call(lambda found=manifests: cluster.apply(*found, namespace=namespace))
-        await asyncio.gather(*(follow(name) for name in names))
-    assert sent == 80
-    assert refused == []
+    async def finish(self):
+        """To the last byte."""
+        self._hurry = True
+        async with asyncio.timeout(60):
+            await self._reading
+            assert await self._socket.close()
+        assert self._received == LONG_BYTES
+
+
+def more_of_toad():
+    """Another Deployment whose Pods stand behind the same Service."""
+    found = app("more", 2, pre_stop=False)
+    labels = {"app": "toad", "deployment": "more"}
+    found["spec"]["selector"] = {"matchLabels": labels}
+    found["spec"]["template"]["metadata"]["labels"] = labels
+    return found
+
+
+async def test_what_lasts_outlives_what_isnt_its_own(cluster, toad):
+    """Rolling updates of other Pods of the Service, changes of its Ingress and of others."""
+    namespace, address, host = toad
+    await fetch_until(address, host)
+    async with LongLived(address, host) as lasting:
+        await call(lambda: cluster.apply(json.dumps(more_of_toad()), namespace=namespace))
+        await call(cluster.wait_rollout, "deployment", "more", namespace)
+        await call(restart, cluster, namespace, "more")
+        await lasting.goes_on()
+        for number in range(5):
+            timeout = {"nginx.ingress.kubernetes.io/proxy-read-timeout": f"{300 + number}"}
+            changed = ingress("toad", host, "toad", annotations=timeout)
+            other = ingress(f"more-{number}", f"{number}.{host}", "toad")
+            await call(lambda found=(changed, other): cluster.apply(*found, namespace=namespace))
+            await fetch_until(address, f"{number}.{host}")
+            await lasting.goes_on()
+        await call(cluster.delete, f"/apis/apps/v1/namespaces/{namespace}/deployments/more")
+        await lasting.goes_on()
+        await lasting.finish()

@@ -9,11 +9,13 @@ import socket
 import pytest
 
 from ingress.balancing.ejection import FIRST_EJECTION_S
+from ingress.proxy.link import UpstreamRuntime
 from ingress.routing.table import Endpoint, RetryOn, TrafficPolicy
 from tests.proxy.support import (
     BackendConnection,
     Client,
     Clock,
+    Message,
     Proxy,
     Truncated,
     answer,
@@ -38,6 +40,11 @@ async def closes(connection: BackendConnection) -> None:
 async def resets(connection: BackendConnection) -> None:
     await connection.request()
     connection.reset()
+
+
+async def answers_and_closes(connection: BackendConnection) -> None:
+    await connection.request()
+    await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
 
 
 async def stalls(connection: BackendConnection) -> None:
@@ -108,6 +115,91 @@ async def test_refused_with_retries_off() -> None:
         proxy.serve(Endpoint("127.0.0.1", free_port()), good, policy=TrafficPolicy(retry_tries=1))
         client = await proxy.client()
         assert sorted([(await client.get()).status for _ in range(2)]) == [200, 502]
+
+
+class Gone:
+    """An upstream whose only endpoint has answered once, and doesn't listen any more."""
+
+    def __init__(self, proxy: Proxy) -> None:
+        self.proxy = proxy
+
+    async def begin(self, policy: TrafficPolicy | None = None) -> None:
+        backend = await self.proxy.backend(answers_and_closes)
+        self.proxy.serve(backend, policy=policy)
+        assert (await (await self.proxy.client()).get()).status == 200
+        await backend.refuse()
+
+    @property
+    def upstream(self) -> UpstreamRuntime:
+        (found,) = self.proxy.plane.runtime.upstreams.values()
+        return found
+
+    async def request(self, data: bytes) -> "asyncio.Task[Message]":
+        """One that finds no endpoint: returns when it waits."""
+        client = await self.proxy.client()
+        task = asyncio.create_task(client.request(data))
+        waiting = self.upstream.waiting
+        await until(lambda: self.upstream.waiting > waiting or task.done())
+        return task
+
+
+@pytest.mark.parametrize("data", [GET, POST])
+async def test_waits_for_successors(data: bytes) -> None:
+    """All endpoints were gone before the next ones were announced: nothing was sent, so nothing is lost."""
+    async with Proxy() as proxy:
+        gone = Gone(proxy)
+        await gone.begin()
+        requests = [await gone.request(data) for _ in range(3)]
+        assert not any(request.done() for request in requests)
+        good = await proxy.backend()
+        proxy.serve(good, id="t2")
+        assert [(await request).status for request in requests] == [200] * 3
+        assert len(good.requests) == 3
+        assert gone.upstream.waiting == 0
+
+
+async def test_waits_again_while_successors_refuse() -> None:
+    async with Proxy() as proxy:
+        gone = Gone(proxy)
+        await gone.begin()
+        request = await gone.request(GET)
+        proxy.serve(gone.upstream.upstream.endpoints[0], Endpoint("127.0.0.1", free_port()), id="t2")
+        await until(lambda: gone.upstream.waiting)
+        assert not request.done()
+        proxy.serve(await proxy.backend(), id="t3")
+        assert (await request).status == 200
+
+
+async def test_waits_for_successors_in_vain() -> None:
+    """No longer than a connection may take, counted from the first request that found nobody."""
+    async with Proxy() as proxy:
+        gone = Gone(proxy)
+        await gone.begin(TrafficPolicy(connect_timeout_s=0.05))
+        assert (await (await gone.request(GET))).status == 502
+        tries = proxy.retries()
+        assert tries
+        assert (await (await proxy.client()).get()).status == 502
+        assert proxy.retries() == tries
+
+
+async def test_waits_until_nobody_is_left() -> None:
+    async with Proxy() as proxy:
+        gone = Gone(proxy)
+        await gone.begin()
+        request = await gone.request(GET)
+        proxy.serve(id="t2")
+        assert (await request).status == 503
+
+
+async def test_client_leaves_while_it_waits() -> None:
+    async with Proxy() as proxy:
+        gone = Gone(proxy)
+        await gone.begin()
+        request = await gone.request(POST)
+        proxy.clients[-1].writer.transport.abort()
+        await until(lambda: not gone.upstream.waiting)
+        with pytest.raises((ConnectionError, Truncated)):
+            await request
 
 
 @pytest.mark.parametrize("fault", [closes, resets])

@@ -7,17 +7,23 @@
 That is what the echo server of the Ingress conformance suite says, and more. `/health` answers OK. In the query: `delay_ms` (waits before it answers),
 `status` (answers so), `bytes` (so many bytes instead of JSON). A WebSocket handshake gets its messages back, each prefixed with the Pod's name.
 
-An end is like that of a well-behaved server: it stops accepting, closes idle connections, answers what it has begun, then closes.
+An end is like that of a well-behaved server: it stops accepting, closes idle connections, answers what it has begun, then closes. What has reached
+this machine before a socket is closed is answered too. This process is many Pods and slow to get round to one: a request that arrived meanwhile and
+is reset would be no fault of whoever sent it, and a POST can't be sent again.
 """
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
+import os
+import socket
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
 _LIMIT_BYTES = 1 << 28
 _LIMIT_DELAY_S = 60.0
+_FIRST_REQUEST_S = 1.0  # what a new connection has for it once the end has begun
+_TURNS = 4  # of the loop, until a request that was read is in its handler
 
 
 class EchoServer:
@@ -28,8 +34,8 @@ class EchoServer:
         self._ports = ports
         self._names = dict(names)
         self._sockets: set[web.WebSocketResponse] = set()
-        self._server = web.Server(self._serve, keepalive_timeout=75.0, access_log=None)
-        self._listening: list[asyncio.Server] = []
+        self._server = _Server(self._serve)
+        self._listening: list[tuple[asyncio.Server, socket.socket]] = []
         self._busy: set[object] = set()  # connections with a request under way
         self._idle = asyncio.Event()  # while it ends: nothing is under way any more
         self._ending = False
@@ -38,22 +44,22 @@ class EchoServer:
         """Raises OSError when a port is taken."""
         loop = asyncio.get_running_loop()
         for port in self._ports:
-            self._listening.append(await loop.create_server(self._server, self._address, port, backlog=1024))
+            sock = socket.create_server((self._address, port), backlog=1024)
+            sock.setblocking(False)
+            self._listening.append((await loop.create_server(self._server, sock=sock.dup(), backlog=1024), sock))
 
     async def stop(self, limit_s: float) -> None:
         """What is under way has `limit_s` to finish; then it is cut off."""
-        for listening in self._listening:
-            listening.close()
-        self._listening.clear()
         self._ending = True
-        for _ in range(2):
-            await asyncio.sleep(0)  # what has just arrived counts as under way
+        listening, self._listening = self._listening, []
+        for server, sock in listening:
+            server.close()
+            await self._accept_queued(sock)
+            sock.close()
         # aiohttp's own shutdown stops reading at once, and would cut a request off whose body is still on its way
-        for connection in self._server.connections:
-            if connection not in self._busy:
-                connection.force_close()
-        for socket in list(self._sockets):
-            await socket.close(code=WSCloseCode.GOING_AWAY)
+        await self._close_idle()
+        for websocket in list(self._sockets):
+            await websocket.close(code=WSCloseCode.GOING_AWAY)
         if self._busy:
             try:
                 await asyncio.wait_for(self._idle.wait(), limit_s)
@@ -61,8 +67,45 @@ class EchoServer:
                 pass
         await self._server.shutdown(0)
 
+    async def _accept_queued(self, sock: socket.socket) -> None:
+        while True:
+            try:
+                accepted, _ = sock.accept()
+            except OSError:
+                return
+            accepted.setblocking(False)
+            await asyncio.get_running_loop().connect_accepted_socket(self._server, accepted)
+
+    async def _close_idle(self) -> None:
+        """Those that have carried a request at once; others may have been made for one that is on its way."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _FIRST_REQUEST_S
+        while idle := self._idle_connections():
+            late = loop.time() > deadline
+            for _, transport in idle:
+                transport.pause_reading()
+            for _ in range(_TURNS):
+                await asyncio.sleep(0)  # what was read before has become a request by then
+            for connection, transport in idle:
+                if transport.is_closing():
+                    continue
+                wanted = connection in self._busy or (connection not in self._server.used and not late)
+                if not wanted and _shut_down(transport):
+                    connection.force_close()
+                else:
+                    transport.resume_reading()
+            await asyncio.sleep(0.002)
+
+    def _idle_connections(self) -> list[tuple[web.RequestHandler, asyncio.Transport]]:
+        return [
+            (connection, connection.transport)
+            for connection in self._server.connections
+            if connection not in self._busy and connection.transport and not connection.transport.is_closing()
+        ]
+
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
         self._busy.add(request.protocol)
+        self._server.used.add(request.protocol)
         try:
             response = await self._answer(request)
             if not response.prepared:
@@ -132,3 +175,30 @@ class EchoServer:
         finally:
             self._sockets.discard(socket)
         return socket
+
+
+class _Server(web.Server):
+    """Knows which connections have carried a request."""
+
+    def __init__(self, handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]) -> None:
+        super().__init__(handler, keepalive_timeout=75.0, access_log=None)
+        self.used: set[object] = set()
+
+    def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
+        self.used.discard(handler)
+        super().connection_lost(handler, exc)
+
+
+def _shut_down(transport: asyncio.Transport) -> bool:
+    """False if something waits to be read. Otherwise nothing will any more: whatever comes from now on meets an end that was announced before."""
+    with socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno())) as sock:
+        try:
+            if sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT):
+                return False
+        except OSError:
+            pass  # nothing, or a reset
+        try:
+            sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # the other side was faster
+        return True
