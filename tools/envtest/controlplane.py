@@ -62,6 +62,7 @@ class AuditEvent:
     namespace: str
     name: str
     status: int
+    permitted: bool  # RBAC allows it; 403 may have other reasons, such as a namespace that is being deleted
 
 
 class ControlPlane:
@@ -321,6 +322,7 @@ def _audit_event(line: Mapping[str, Any]) -> AuditEvent | None:
         namespace=of.get("namespace", ""),
         name=of.get("name", ""),
         status=line["responseStatus"]["code"],
+        permitted=line["annotations"]["authorization.k8s.io/decision"] == "allow",
     )
 
 
