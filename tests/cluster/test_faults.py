@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -419,8 +420,9 @@ def test_token_is_replaced(world: World) -> None:
         pid = cluster.container_pid(namespace, replica.name, "controller")
         second = bound_token(cluster, namespace, "rotated", "second")
         write_token(second)
-        token = f"/proc/{pid}/root/run/secrets/kubernetes.io/serviceaccount/token"
-        cluster.eventually(lambda: read(token) == second, "the new token in the file")
+        mounts = Path("/proc", str(pid), "root")  # as that process sees them
+        token = mounts / "run/secrets/kubernetes.io/serviceaccount/token"
+        cluster.eventually(lambda: token.read_text() == second, "the new token in the file")
         refusals = len(world.proxy.answers)
         cluster.delete(f"/api/v1/namespaces/{namespace}/secrets/first")
         cluster.eventually(
@@ -437,11 +439,6 @@ def test_token_is_replaced(world: World) -> None:
         assert after["status"]["containerStatuses"][0]["restartCount"] == 0
     finally:
         release.uninstall()
-
-
-def read(path: str) -> str:
-    with open(path) as file:
-        return file.read()
 
 
 # ---- API server and etcd ------------------------------------------------------------------------------------------
