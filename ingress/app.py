@@ -33,6 +33,7 @@ from ingress.files.source import FilesSource
 from ingress.kube.cluster import Cluster
 from ingress.logs import VerdictLog, setup_logging
 from ingress.metrics import ClusterFacts, ControllerFacts, SourceFacts, TableCounts, count_table, count_verdicts
+from ingress.middleware import registry
 from ingress.model import KubernetesObject, ObjectRef
 from ingress.resolver import ExternalNameResolver
 from ingress.routing.table import RoutingTable
@@ -127,7 +128,8 @@ class Controller:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._store = Store(settings.hold_off_s, settings.hold_off_limit_s)
-        self._compiler = Compiler(settings.translate)
+        translate = dataclasses.replace(settings.translate, proxy=settings.proxy)
+        self._compiler = Compiler(translate, registry.SPECS)
         self._resolver = ExternalNameResolver(self._store.set_resolved)
         self._source: Source | None = None
         self._pool: WorkerPool | None = None

@@ -70,18 +70,28 @@ class ClassSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class TranslateSettings:
-    classes: ClassSettings = field(default_factory=ClassSettings)
-    default_backend_service: tuple[str, str] | None = None  # (namespace, name): its first port
-    config_map: tuple[str, str] | None = None  # (namespace, name) of the options
-    annotation_prefixes: tuple[str, ...] = ("aioingress.io/", "nginx.ingress.kubernetes.io/")  # first wins
-    external_name_loopback: bool = True  # standalone mode may point ExternalName at loopback; a cluster may not
-    external_name_enabled: bool = True
+class TLSSettings:
+    """Towards clients, for hosts that don't say otherwise. Defaults are those of ingress-nginx."""
+
+    protocols: tuple[str, ...] = ("TLSv1.2", "TLSv1.3")
+    # OpenSSL's list, for TLS 1.2 and older; those of 1.3 are all on, as in nginx
+    ciphers: str = (
+        "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384:"
+        "ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305:DHE-RSA-AES128-GCM-SHA256:DHE-RSA-AES256-GCM-SHA384"
+    )
+    prefer_server_ciphers: bool = True
+    session_tickets: bool = False
+    session_timeout_s: float = 600.0
+    reject_unknown_hosts: bool = False  # ssl-reject-handshake: no certificate for a name that no Ingress has
+    handshake_timeout_s: float = 60.0  # nginx: client_header_timeout
 
 
 @dataclass(frozen=True, slots=True)
 class ProxySettings:
-    """Data plane limits and timeouts that hold before a route is known. Defaults are those of ingress-nginx."""
+    """Data plane options that hold before a route is known. Defaults are those of ingress-nginx.
+
+    Part of the table: the options ConfigMap changes them while connections are open. A connection keeps those it was accepted with.
+    """
 
     client_header_timeout_s: float = 60.0
     client_body_timeout_s: float = 60.0
@@ -99,6 +109,18 @@ class ProxySettings:
     replay_limit_bytes: int = 65536  # a body up to this size can be sent again to another endpoint
     drain_timeout_s: float = 240.0  # worker-shutdown-timeout
     access_log: bool = True
+    tls: TLSSettings = TLSSettings()
+
+
+@dataclass(frozen=True, slots=True)
+class TranslateSettings:
+    classes: ClassSettings = field(default_factory=ClassSettings)
+    default_backend_service: tuple[str, str] | None = None  # (namespace, name): its first port
+    config_map: tuple[str, str] | None = None  # (namespace, name) of the options
+    annotation_prefixes: tuple[str, ...] = ("aioingress.io/", "nginx.ingress.kubernetes.io/")  # first wins
+    external_name_loopback: bool = True  # standalone mode may point ExternalName at loopback; a cluster may not
+    external_name_enabled: bool = True
+    proxy: ProxySettings = ProxySettings()  # what the options ConfigMap is laid over
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ exist once, and a protocol only reads and writes. Sans-IO: no asyncio, no clock.
 """
 
 import enum
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Container, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 from ingress.balancing.base import EndpointState
@@ -89,6 +89,57 @@ class Downstream(Protocol):
     def resume_request_body(self) -> None: ...
 
 
+class DirectResponse:
+    """An answer without asking an endpoint. `body` None: the error page of the status, in the form that the client accepts.
+
+    Framing and `Date` are added; `fields` may have a Content-Type for a `body`.
+    """
+
+    __slots__ = ("body", "fields", "status")
+
+    def __init__(self, status: int, fields: Iterable[Field] = (), body: bytes | None = None) -> None:
+        self.status = status
+        self.fields = tuple(fields)
+        self.body = body
+
+    def __repr__(self) -> str:
+        return f"<DirectResponse {self.status}>"
+
+
+class ResponseHead:
+    """The final response's head on its way to the client: an endpoint's, or an answer of our own. Hooks change `fields` in place or replace it.
+
+    `fields` are end-to-end, without framing. `content_length` -1: not known.
+    """
+
+    __slots__ = ("content_length", "fields", "status")
+
+    def __init__(self, status: int, fields: FieldPieces, content_length: int) -> None:
+        self.status = status
+        self.fields = fields
+        self.content_length = content_length
+
+    def header(self, name: bytes) -> bytes | None:
+        """First value; `name` in lower case."""
+        for field_name, value in iter_fields(self.fields):
+            if len(field_name) == len(name) and field_name.lower() == name:
+                return value
+        return None
+
+    def add(self, name: bytes, value: bytes) -> None:
+        self.fields += (name, COLON, value, CRLF)
+
+    def set(self, name: bytes, value: bytes) -> None:
+        """In place of all fields of that name."""
+        self.remove(name)
+        self.add(name, value)
+
+    def remove(self, *names: bytes) -> None:
+        wanted = {name.lower() for name in names}
+        if any(name.lower() in wanted for name in self.fields[::4]):
+            self.fields = without_fields(self.fields, wanted)
+
+
 class Exchange:
     """One request and its response. Created by a listener protocol when a request's head is complete."""
 
@@ -100,8 +151,8 @@ class Exchange:
         "body_complete",
         "body_discarded",
         "body_framing",
+        "cleanups",
         "client_address",
-        "connect_task",
         "content_length",
         "downstream",
         "endpoint",
@@ -115,8 +166,10 @@ class Exchange:
         "keep_alive",
         "log",
         "method",
+        "notes",
         "path",
         "query",
+        "remote_user",
         "request_id",
         "response_bytes",
         "response_started",
@@ -126,10 +179,13 @@ class Exchange:
         "started",
         "status",
         "target",
+        "task",
+        "tls",
         "trailers",
         "tried",
         "upgrade",
         "upstream",
+        "upstream_authority",
         "upstream_connection",
         "version",
     )
@@ -155,6 +211,7 @@ class Exchange:
         self.version = 11  # 10, 11, 20
         self.authority = b""  # Host as received, or :authority
         self.host = b""  # lower case, without port
+        self.upstream_authority = b""  # Host for the endpoint, where it isn't the client's
         self.fields: FieldPieces = [] if fields is None else fields  # end-to-end request fields
         self.trailers: Sequence[Field] = ()
         self.keep_alive = True
@@ -179,7 +236,7 @@ class Exchange:
         self.hash_key = 0
         self.set_cookie = b""
         self.upstream_connection: Any = None
-        self.connect_task: Any = None
+        self.task: Any = None  # what it waits for: a connection, a hook, endpoints; cancelled when the client goes
         self.log: list[tuple[str, int]] | None = (
             None  # endpoint and status of the attempts that failed, for the access log
         )
@@ -188,6 +245,31 @@ class Exchange:
         self.response_started = False
         self.response_bytes = 0  # of body
         self.finished = False
+
+        self.tls: Any = None  # proxy.tls.ConnectionInfo of a connection that came by TLS
+        self.remote_user = b""  # who authenticated, for the access log
+        self.notes: dict[str, Any] | None = None  # what hooks tell each other, by middleware
+        self.cleanups: list[Callable[[], None]] | None = None
+
+    def at_end(self, cleanup: Callable[[], None]) -> None:
+        """Call `cleanup` once when the exchange is over, however it ends. Synchronous, must not raise."""
+        if self.cleanups is None:
+            self.cleanups = []
+        self.cleanups.append(cleanup)
+
+    def add_field(self, name: bytes, value: bytes) -> None:
+        """One more request field for the endpoint."""
+        self.fields += (name, COLON, value, CRLF)
+
+    def set_field(self, name: bytes, value: bytes) -> None:
+        """In place of all request fields of that name."""
+        self.remove_fields(name)
+        self.fields += (name, COLON, value, CRLF)
+
+    def remove_fields(self, *names: bytes) -> None:
+        wanted = {name.lower() for name in names}
+        if any(name.lower() in wanted for name in self.fields[::4]):
+            self.fields = without_fields(self.fields, wanted)
 
     def header(self, name: bytes) -> bytes | None:
         """First value of a request field; `name` in lower case. `host` is answered too, though it isn't in `fields`."""
@@ -212,3 +294,10 @@ class Exchange:
 
     def __repr__(self) -> str:
         return f"<Exchange {self.method!r} {self.authority!r} {self.target!r} status={self.status} attempts={self.attempts}>"
+
+
+RequestHook = Callable[[Exchange], "DirectResponse | Awaitable[DirectResponse | None] | None"]
+"""Called between match and pick. None: go on. An awaitable takes the request off the synchronous path; its result means the same."""
+
+ResponseHook = Callable[[Exchange, ResponseHead], None]
+"""Called once, when the final response's head is known, before it is written."""

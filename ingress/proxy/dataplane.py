@@ -15,9 +15,10 @@ from ingress.accesslog import AccessLog
 from ingress.balancing.base import EndpointState
 from ingress.config import ProxySettings
 from ingress.metrics import WorkerMetrics
+from ingress.middleware.base import Services
 from ingress.proxy.errorpages import ErrorPages
 from ingress.proxy.forward import Forwarder
-from ingress.proxy.link import Runtime
+from ingress.proxy.link import Runtime, Snapshot
 from ingress.proxy.listener import ClientConnection
 from ingress.proxy.upstream import Pool, UpstreamContext
 from ingress.routing.table import RoutingTable, TableDelta
@@ -42,13 +43,14 @@ class DataPlane:
         rng: random.Random | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.settings = settings
+        self.settings = self._started_with = settings
         self.draining = False
         self._loop = loop
         self._clock = clock
         self._metrics = metrics
         self.connections = 0
-        self.runtime = Runtime(metrics, rng or random.Random(), clock, time.time, self._open_pool)
+        services = Services(loop, clock, time.time, rng or random.Random())
+        self.runtime = Runtime(metrics, services, self._open_pool)
         self.forwarder = Forwarder(settings, self.runtime, metrics, ErrorPages(), access_log, loop, clock)
         self._upstream = UpstreamContext(self.forwarder, settings, metrics, loop)
         self._manager = web.Server(_unused, handler_cancellation=True, loop=loop)
@@ -68,19 +70,22 @@ class DataPlane:
 
     def swap(self, table: RoutingTable) -> None:
         """Serve by `table` from the next request on; nothing that is under way is touched."""
-        self.forwarder.snapshot = self.runtime.link(table)
-        self._applied(table.id)
+        self._applied(self.runtime.link(table))
 
     def apply(self, delta: TableDelta) -> None:
         """Raises ValueError when the delta is not against the table in force: the whole table is needed then."""
         snapshot = self.forwarder.snapshot
         if snapshot is None:
             raise ValueError("no table yet")
-        self.forwarder.snapshot = self.runtime.link_delta(snapshot, delta)
-        self._applied(delta.id)
+        self._applied(self.runtime.link_delta(snapshot, delta))
 
-    def _applied(self, table_id: str) -> None:
-        self._metrics.table_applied(table_id)
+    def _applied(self, snapshot: Snapshot) -> None:
+        table = snapshot.table
+        settings = table.settings or self._started_with
+        if settings != self.settings:  # new connections are accepted with them
+            self.settings = self.forwarder.settings = self._upstream.settings = settings
+        self.forwarder.snapshot = snapshot
+        self._metrics.table_applied(table.id)
 
     def settle_memory(self) -> None:
         """Take what lives long (the table) out of the collector's sight: at 10,000 routes a full collection costs tens of milliseconds."""

@@ -9,14 +9,25 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
+from typing import cast
 
 from ingress.accesslog import AccessLog, AccessRecord
 from ingress.balancing import ejection, ewma
 from ingress.balancing.base import EndpointState
 from ingress.config import ProxySettings
 from ingress.errors import ProxyError, Reason
-from ingress.exchange import LENGTH, NO_BODY, Exchange, Field, field_pieces
+from ingress.exchange import (
+    LENGTH,
+    NO_BODY,
+    DirectResponse,
+    Exchange,
+    Field,
+    FieldPieces,
+    RequestHook,
+    ResponseHead,
+    field_pieces,
+)
 from ingress.metrics import WorkerMetrics
 from ingress.proxy.errorpages import ErrorPages
 from ingress.proxy.http1 import reason_phrase
@@ -102,7 +113,7 @@ class Forwarder:
         loop: asyncio.AbstractEventLoop,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._settings = settings
+        self.settings = settings
         self.runtime = runtime
         self._metrics = metrics
         self._error_pages = error_pages
@@ -153,6 +164,12 @@ class Forwarder:
         if exchange.body_framing and limit and (exchange.content_length > limit or exchange.body_bytes > limit):
             self._reject(exchange, Reason.BODY_TOO_LARGE)
             return
+        hooks = route.request_hooks
+        if not hooks or self._run_hooks(exchange, hooks, 0):
+            self._proxy(exchange, route, now)
+
+    def _proxy(self, exchange: Exchange, route: LinkedRoute, now: float) -> None:
+        """Send a request that every hook let pass to an endpoint."""
         upstream = route.upstream
         if upstream is None:
             self.respond(exchange, route.status)
@@ -163,6 +180,57 @@ class Forwarder:
             self._reject(exchange, Reason.NO_ENDPOINT if upstream.servable else Reason.UPSTREAM_PROTOCOL)
             return
         self._attempt(exchange, upstream.pick_sticky(exchange, now, picker) if upstream.sticky else picker.pick(now, 0))
+
+    # ---- hooks ---------------------------------------------------------------------------------------------------
+
+    def _run_hooks(self, exchange: Exchange, hooks: Sequence[RequestHook], position: int) -> bool:
+        """Whether all from `position` on let the request pass. If not, it was answered, or waits for one of them."""
+        try:
+            for at in range(position, len(hooks)):
+                outcome = hooks[at](exchange)
+                if outcome is None:
+                    continue
+                if type(outcome) is DirectResponse:
+                    self.answer(exchange, outcome)
+                else:
+                    waiting = self._await_hook(exchange, hooks, at, cast(Awaitable[DirectResponse | None], outcome))
+                    exchange.task = self._loop.create_task(waiting)
+                return False
+        except Exception:
+            self._hook_failed(exchange)
+            return False
+        return True
+
+    async def _await_hook(
+        self, exchange: Exchange, hooks: Sequence[RequestHook], position: int, work: Awaitable[DirectResponse | None]
+    ) -> None:
+        try:
+            outcome = await work
+        except Exception:
+            exchange.task = None
+            if not exchange.finished:
+                self._hook_failed(exchange)
+            return
+        exchange.task = None
+        if exchange.finished:
+            return
+        if outcome is not None:
+            self.answer(exchange, outcome)
+        elif self._run_hooks(exchange, hooks, position + 1):
+            self._proxy(exchange, exchange.route, self._clock())
+        exchange.downstream.flush()
+
+    def _hook_failed(self, exchange: Exchange) -> None:
+        """A bug of ours must not let a request pass that a rule would have refused."""
+        _log.exception("a middleware failed: %s %r", exchange.method.decode("latin-1"), exchange.target)
+        self._reject(exchange, Reason.INTERNAL)
+
+    def response_head(self, exchange: Exchange, status: int, fields: FieldPieces, content_length: int) -> FieldPieces:
+        """`fields` as the hooks of its route want them. Only asked where there are any."""
+        head = ResponseHead(status, fields, content_length)
+        for hook in exchange.route.response_hooks:
+            hook(exchange, head)
+        return head.fields
 
     def _find_unusual(self, snapshot: Snapshot, trie: PathTrie[LinkedRoute] | None, exchange: Exchange) -> LinkedRoute:
         """The route of a target that may not be in normal form. Raises ValueError for what is ambiguous or has none."""
@@ -191,11 +259,11 @@ class Forwarder:
             if kept is None:
                 kept = exchange.body = []
             kept.append(chunk)
-            if exchange.body_bytes > self._settings.replay_limit_bytes:
+            if exchange.body_bytes > self.settings.replay_limit_bytes:
                 exchange.downstream.pause_request_body()
             return
         if not exchange.body_discarded:
-            if exchange.response_started or exchange.body_bytes > self._settings.replay_limit_bytes:
+            if exchange.response_started or exchange.body_bytes > self.settings.replay_limit_bytes:
                 exchange.body = None
                 exchange.body_discarded = True
             elif kept is None:
@@ -245,7 +313,7 @@ class Forwarder:
         self._open(exchange, endpoint)
 
     def _open(self, exchange: Exchange, endpoint: EndpointState) -> None:
-        exchange.connect_task = self._loop.create_task(self._connect(exchange, endpoint))
+        exchange.task = self._loop.create_task(self._connect(exchange, endpoint))
 
     async def _connect(self, exchange: Exchange, endpoint: EndpointState) -> None:
         timeout_s = exchange.route.policy.connect_timeout_s
@@ -257,7 +325,7 @@ class Forwarder:
         except OSError as problem:
             error = ProxyError(Reason.CONNECT_FAILED, problem.strerror or str(problem))
         else:
-            exchange.connect_task = None
+            exchange.task = None
             endpoint.reached = True
             exchange.upstream.unreachable_since = None
             if exchange.finished:
@@ -265,7 +333,7 @@ class Forwarder:
             else:
                 self._send_body(exchange, connection)
             return
-        exchange.connect_task = None
+        exchange.task = None
         if not exchange.finished:
             self._failed(exchange, error, reused=False)
             exchange.downstream.flush()
@@ -274,13 +342,13 @@ class Forwarder:
         """Begin an exchange that has a body: what was kept of it goes out now."""
         exchange.downstream.resume_request_body()  # it may have been paused while there was no connection
         connection.send(exchange)
-        if exchange.body_bytes > self._settings.replay_limit_bytes:
+        if exchange.body_bytes > self.settings.replay_limit_bytes:
             exchange.body = None
             exchange.body_discarded = True
 
     def _cancel_attempt(self, exchange: Exchange) -> None:
         """Give the current attempt up; synchronous, safe to call in any state."""
-        task, exchange.connect_task = exchange.connect_task, None
+        task, exchange.task = exchange.task, None
         if task is not None:
             task.cancel()
         connection, exchange.upstream_connection = exchange.upstream_connection, None
@@ -393,7 +461,7 @@ class Forwarder:
         left_s = upstream.unreachable_since + exchange.route.policy.connect_timeout_s - now
         if left_s <= 0:
             return False
-        exchange.connect_task = self._loop.create_task(self._wait_for_endpoints(exchange, upstream, left_s))
+        exchange.task = self._loop.create_task(self._wait_for_endpoints(exchange, upstream, left_s))
         return True
 
     async def _wait_for_endpoints(self, exchange: Exchange, upstream: UpstreamRuntime, limit_s: float) -> None:
@@ -402,7 +470,7 @@ class Forwarder:
                 await upstream.other_endpoints()
         except TimeoutError:
             pass
-        exchange.connect_task = None
+        exchange.task = None
         if exchange.finished:
             return
         exchange.tried = None
@@ -460,22 +528,37 @@ class Forwarder:
         self.respond(exchange, status_of(reason))
 
     def respond(self, exchange: Exchange, status: int) -> None:
+        """Answer with the error page of `status`, or make the failure visible where an answer has begun."""
+        self.answer(exchange, DirectResponse(status))
+
+    def answer(self, exchange: Exchange, response: DirectResponse) -> None:
         """Answer by ourselves, or make the failure visible where an answer has begun."""
         if exchange.response_started:
             exchange.downstream.respond_abort(exchange)
             self.finish(exchange)
             return
-        content_type, body = self._error_pages.page(status, exchange.header(b"accept"), exchange.request_id)
+        status, body = response.status, response.body
+        fields: list[Field] = [(b"Date", http_date()), *response.fields]
+        if body is None:
+            content_type, body = self._error_pages.page(status, exchange.header(b"accept"), exchange.request_id)
+            fields += ((b"Content-Type", content_type), (b"Vary", b"Accept"))
+            if status == 405:
+                fields.append((b"Allow", b"GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS"))
         exchange.status = status
         exchange.response_started = True
-        fields: list[Field] = [(b"Date", http_date()), (b"Content-Type", content_type), (b"Vary", b"Accept")]
-        if status == 405:
-            fields.append((b"Allow", b"GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS"))
+        pieces = field_pieces(fields)
+        if exchange.route is not None and exchange.route.response_hooks:
+            try:
+                pieces = self.response_head(exchange, status, pieces, len(body))
+            except Exception:
+                _log.exception("a middleware failed on an answer with status %d", status)
         downstream = exchange.downstream
-        if exchange.method == b"HEAD":
-            downstream.respond_head(exchange, status, reason_phrase(status), field_pieces(fields), NO_BODY, len(body))
+        bodiless = status in (204, 304)
+        if exchange.method == b"HEAD" or bodiless:
+            length = -1 if bodiless else len(body)
+            downstream.respond_head(exchange, status, reason_phrase(status), pieces, NO_BODY, length)
         else:
-            downstream.respond_head(exchange, status, reason_phrase(status), field_pieces(fields), LENGTH, len(body))
+            downstream.respond_head(exchange, status, reason_phrase(status), pieces, LENGTH, len(body))
             exchange.response_bytes += len(body)
             downstream.respond_body(exchange, body)
         self.finish(exchange)
@@ -509,6 +592,10 @@ class Forwarder:
             endpoint.inflight -= 1
             exchange.endpoint = None
         exchange.body = None
+        if exchange.cleanups is not None:
+            for cleanup in exchange.cleanups:
+                cleanup()
+            exchange.cleanups = None
 
     def _log_access(self, log: AccessLog, exchange: Exchange, route: LinkedRoute | None, duration_s: float) -> None:
         attempts = exchange.log or []
@@ -542,6 +629,6 @@ class Forwarder:
                 upstream_response_time_s=duration_s if attempts else 0.0,
                 upstream_status=", ".join(str(status) for _, status in attempts),
                 request_id=exchange.request_id,
-                remote_user=b"",
+                remote_user=exchange.remote_user,
             )
         )

@@ -184,7 +184,7 @@ def request_head(exchange: Exchange) -> bytes:
         exchange.path,
         exchange.query,
         b" HTTP/1.1\r\nHost: ",
-        authority,
+        exchange.upstream_authority or authority,
         b"\r\nX-Request-ID: ",
         exchange.request_id,
         b"\r\nX-Forwarded-Host: ",

@@ -6,8 +6,13 @@ Endpoint changes reach the `UpstreamRuntime` in place, so they cost nothing per 
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from random import Random
+from typing import Any
+from weakref import WeakValueDictionary
+
+import msgspec
 
 from ingress.affinity.client_ip import ClientIPAffinity, Update
 from ingress.affinity.hashkey import compile_hash_key
@@ -16,8 +21,10 @@ from ingress.balancing.base import EndpointState, Picker
 from ingress.balancing.consistent_hash import ConsistentHash
 from ingress.balancing.hashing import hash64
 from ingress.balancing.registry import build_picker, build_ring, observes_latency
-from ingress.exchange import Exchange
+from ingress.exchange import DirectResponse, Exchange, RequestHook, ResponseHook
 from ingress.metrics import RouteStats, UpstreamStats, WorkerMetrics
+from ingress.middleware import registry
+from ingress.middleware.base import Scope, Services
 from ingress.proxy.sessions import CookieSessions
 from ingress.routing.table import (
     AffinityMode,
@@ -39,6 +46,7 @@ from ingress.routing.table import (
 )
 from ingress.routing.trie import HostIndex, PathTrie, normalize_host
 
+_log = logging.getLogger(__name__)
 _STATUS_RETRIES = {
     RetryOn.HTTP_403: 403,
     RetryOn.HTTP_404: 404,
@@ -238,15 +246,35 @@ class UpstreamRuntime:
 class LinkedRoute:
     """A route bound to what serving it needs. Immutable but for what hangs behind `upstream` and `stats`."""
 
-    __slots__ = ("body_limit_bytes", "policy", "retry", "route", "stats", "status", "upstream")
+    __slots__ = (
+        "body_limit_bytes",
+        "policy",
+        "request_hooks",
+        "response_hooks",
+        "retry",
+        "route",
+        "stats",
+        "status",
+        "upstream",
+    )
 
-    def __init__(self, route: Route, upstream: UpstreamRuntime | None, stats: RouteStats, retry: RetryRule) -> None:
+    def __init__(
+        self,
+        route: Route,
+        upstream: UpstreamRuntime | None,
+        stats: RouteStats,
+        retry: RetryRule,
+        request_hooks: tuple[RequestHook, ...] = (),
+        response_hooks: tuple[ResponseHook, ...] = (),
+    ) -> None:
         self.route = route
         self.upstream = upstream
         self.stats = stats
         self.policy = route.policy
         self.body_limit_bytes = route.policy.body_limit_bytes
         self.retry = retry
+        self.request_hooks = request_hooks
+        self.response_hooks = response_hooks
         self.status = route.closed_status if upstream is None else 0  # what to answer when there is no upstream
 
 
@@ -286,18 +314,19 @@ class Runtime:
     def __init__(
         self,
         metrics: WorkerMetrics,
-        rng: Random,
-        clock: Callable[[], float],
-        wall_clock: Callable[[], float],
+        services: Services,
         open_pool: Callable[[EndpointState], object],
     ) -> None:
         self._metrics = metrics
-        self._rng = rng
-        self._clock = clock
-        self._wall_clock = wall_clock
+        self._rng = services.rng
+        self._clock = services.clock
+        self._wall_clock = services.wall_clock
         self._open_pool = open_pool
         self.client_ip: dict[UpstreamKey, UpstreamRuntime] = {}  # those with client-IP affinity
         self.recovering: set[UpstreamRuntime] = set()  # those with an ejected endpoint
+        self.services = services
+        # What hooks share and what outlives tables; an object goes when the last route that holds it does.
+        self._live_objects: WeakValueDictionary[Hashable, Any] = WeakValueDictionary()
         self._retry_rules: dict[TrafficPolicy, RetryRule] = {}
         self.upstreams: dict[UpstreamKey, UpstreamRuntime] = {}
 
@@ -397,7 +426,37 @@ class Runtime:
             rule = self._retry_rules[route.policy] = RetryRule(route.policy)
         upstream = None if route.upstream is None else self.upstreams[route.upstream]
         stats = self._metrics.route(route.namespace, route.ingress, route.service, route.port)
-        return LinkedRoute(route, upstream, stats, rule)
+        if not route.features:
+            return LinkedRoute(route, upstream, stats, rule)
+        return LinkedRoute(route, upstream, stats, rule, *self._hooks(route))
+
+    def _hooks(self, route: Route) -> tuple[tuple[RequestHook, ...], tuple[ResponseHook, ...]]:
+        """Those of its features, in the order in which they are called. What can't be bound closes the route: a bug must not open it."""
+        scope = Scope(route, self.services, self._live)
+        request: list[RequestHook] = []
+        response: list[ResponseHook] = []
+        try:
+            for feature in sorted(route.features, key=lambda f: registry.order(f.name)):
+                spec = registry.BY_NAME[feature.name]
+                hooks = spec.bind(msgspec.convert(feature.policy, spec.policy), scope)
+                if hooks.request is not None:
+                    request.append(hooks.request)
+                if hooks.response is not None:
+                    response.insert(0, hooks.response)
+        except Exception:
+            _log.exception("the features of %s could not be bound: it answers 500", route.id)
+            return (_refuse,), ()
+        return tuple(request), tuple(response)
+
+    def _live(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        found = self._live_objects.get(key)
+        if found is None:
+            found = self._live_objects[key] = make()
+        return found
+
+
+def _refuse(exchange: Exchange) -> DirectResponse:
+    return DirectResponse(500)
 
 
 BUILT_IN_DEFAULT = Route(

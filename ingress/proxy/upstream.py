@@ -60,6 +60,9 @@ class Forwarding(Protocol):
     def response_started(self, exchange: Exchange, connection: "UpstreamConnection", status: int) -> bool:
         """False: the answer is not to be used (the request goes to another endpoint)."""
 
+    def response_head(self, exchange: Exchange, status: int, fields: FieldPieces, content_length: int) -> FieldPieces:
+        """The fields to send, where the route has response hooks. What it raises fails the response."""
+
     def upstream_failed(self, exchange: Exchange, connection: "UpstreamConnection", error: ProxyError) -> None: ...
 
     def finish(self, exchange: Exchange) -> None:
@@ -477,7 +480,9 @@ class UpstreamConnection(asyncio.Protocol):
             fields += (b"Date", COLON, http_date(), CRLF)
         keep_alive = self._keep_alive = self._parser.should_keep_alive()
         length = self._content_length
-        downstream = exchange.downstream
+        if exchange.route.response_hooks:
+            fields = self._forwarder.response_head(exchange, status, fields, length)
+        downstream = exchange.downstream  # a hook may have put something in between
         if exchange.method == b"HEAD":
             downstream.respond_head(exchange, status, reason, fields, NO_BODY, length)
             old = self._parser.get_http_version() == "1.0"

@@ -5,12 +5,13 @@ Pure data: comparable, printable, serialisable with msgspec. `RoutingTable.hosts
 """
 
 import enum
-from typing import NewType
+from typing import Any, NewType
 
 import msgspec
 
-HostPattern = NewType("HostPattern", str)
-"""Lower case, no port: `foo.com` (exact), `*.foo.com` (one leftmost label), or `""` (any host)."""
+from ingress.config import ProxySettings
+from ingress.routing.tls import Certificate, CertificateKey, TLSHost, UpstreamTLS
+from ingress.routing.tls import HostPattern as HostPattern
 
 UpstreamKey = NewType("UpstreamKey", str)
 """`namespace/service:port`, with `#digest` behind it when an Ingress asks for its own balancing or affinity."""
@@ -107,6 +108,7 @@ class Upstream(msgspec.Struct, frozen=True):
     endpoints: tuple[Endpoint, ...] = ()
     balancing: Balancing = Balancing()
     protocol: UpstreamProtocol = UpstreamProtocol.HTTP
+    tls: UpstreamTLS | None = None  # set where `protocol` is spoken over TLS
 
 
 class RetryOn(enum.StrEnum):
@@ -135,6 +137,14 @@ class TrafficPolicy(msgspec.Struct, frozen=True):
     retry_timeout_s: float = 0.0  # 0: no limit over all tries
 
 
+class Feature(msgspec.Struct, frozen=True):
+    """What one middleware is to do on a route: its name in `middleware.registry`, and its policy as plain values (`msgspec.to_builtins`),
+    because this layer knows no middleware. Routes of one Ingress share the object."""
+
+    name: str
+    policy: dict[str, Any]
+
+
 class Route(msgspec.Struct, frozen=True):
     """One path of one host. `path` is normalised (`routing.path.normalize`) and starts with `/`."""
 
@@ -149,6 +159,7 @@ class Route(msgspec.Struct, frozen=True):
     policy: TrafficPolicy = TrafficPolicy()
     closed_status: int = 503  # with upstream None: 503 (missing Service, rejected access rule)
     closed_reason: str = ""
+    features: tuple[Feature, ...] = ()  # in the order in which they act
 
     @property
     def id(self) -> str:
@@ -167,13 +178,30 @@ class HostRoutes(msgspec.Struct, frozen=True):
     default: Route | None = None
 
 
+class TCPService(msgspec.Struct, frozen=True):
+    """A port whose connections are relayed as they are (ingress-nginx's tcp-services ConfigMap)."""
+
+    port: int
+    upstream: UpstreamKey
+    accept_proxy_protocol: bool = False  # clients announce themselves by it
+    send_proxy_protocol: bool = False  # the endpoint is told by it
+
+
 class RoutingTable(msgspec.Struct, frozen=True):
-    """`default` answers for unknown hosts and for hosts without an own default; None: built-in 404."""
+    """`default` answers for unknown hosts and for hosts without an own default; None: built-in 404.
+
+    `settings` are the options that hold before a route is known. `default_certificate` is shown where no host of `tls_hosts` matches.
+    """
 
     id: str = ""  # short digest of the content: equal content, equal id
     hosts: dict[HostPattern, HostRoutes] = {}
     upstreams: dict[UpstreamKey, Upstream] = {}
     default: Route | None = None
+    certificates: dict[CertificateKey, Certificate] = {}
+    tls_hosts: dict[HostPattern, TLSHost] = {}
+    tcp_services: dict[int, TCPService] = {}
+    default_certificate: CertificateKey | None = None
+    settings: ProxySettings | None = None  # None: those that the process was started with
 
 
 class TableDelta(msgspec.Struct, frozen=True, tag=True):
@@ -185,22 +213,41 @@ class TableDelta(msgspec.Struct, frozen=True, tag=True):
     removed_hosts: tuple[HostPattern, ...] = ()
     upstreams: dict[UpstreamKey, Upstream] = {}
     removed_upstreams: tuple[UpstreamKey, ...] = ()
+    certificates: dict[CertificateKey, Certificate] = {}
+    removed_certificates: tuple[CertificateKey, ...] = ()
+    tls_hosts: dict[HostPattern, TLSHost] = {}
+    removed_tls_hosts: tuple[HostPattern, ...] = ()
+    tcp_services: dict[int, TCPService] = {}
+    removed_tcp_services: tuple[int, ...] = ()
     default: Route | None = None
     default_changed: bool = False
+    default_certificate: CertificateKey | None = None
+    default_certificate_changed: bool = False
+    settings: ProxySettings | None = None
+    settings_changed: bool = False
+
+
+_MAPPINGS = ("hosts", "upstreams", "certificates", "tls_hosts", "tcp_services")
 
 
 def diff_tables(old: RoutingTable, new: RoutingTable) -> TableDelta:
-    """The delta from `old` to `new`; unchanged hosts and upstreams are recognised by identity first, then by value."""
-    old_hosts, old_upstreams = old.hosts, old.upstreams
+    """The delta from `old` to `new`; what is unchanged is recognised by identity first, then by value."""
+    changes: dict[str, Any] = {}
+    for name in _MAPPINGS:
+        before, after = getattr(old, name), getattr(new, name)
+        if before is not after:
+            changes[name] = {k: v for k, v in after.items() if (o := before.get(k)) is not v and o != v}
+            changes[f"removed_{name}"] = tuple(k for k in before if k not in after)
     return TableDelta(
         base=old.id,
         id=new.id,
-        hosts={k: v for k, v in new.hosts.items() if (o := old_hosts.get(k)) is not v and o != v},
-        removed_hosts=tuple(k for k in old_hosts if k not in new.hosts),
-        upstreams={k: v for k, v in new.upstreams.items() if (u := old_upstreams.get(k)) is not v and u != v},
-        removed_upstreams=tuple(k for k in old_upstreams if k not in new.upstreams),
         default=new.default,
         default_changed=old.default != new.default,
+        default_certificate=new.default_certificate,
+        default_certificate_changed=old.default_certificate != new.default_certificate,
+        settings=new.settings,
+        settings_changed=old.settings != new.settings,
+        **changes,
     )
 
 
@@ -208,13 +255,22 @@ def apply_delta(table: RoutingTable, delta: TableDelta) -> RoutingTable:
     """Raise ValueError when `delta` was made against another table."""
     if delta.base != table.id:
         raise ValueError(f"delta is against table {delta.base!r}, this is {table.id!r}")
-    hosts = dict(table.hosts)
-    for host in delta.removed_hosts:
-        hosts.pop(host, None)
-    hosts.update(delta.hosts)
-    upstreams = dict(table.upstreams)
-    for key in delta.removed_upstreams:
-        upstreams.pop(key, None)
-    upstreams.update(delta.upstreams)
-    default = delta.default if delta.default_changed else table.default
-    return RoutingTable(id=delta.id, hosts=hosts, upstreams=upstreams, default=default)
+    content: dict[str, Any] = {}
+    for name in _MAPPINGS:
+        mapping = getattr(table, name)
+        changed, removed = getattr(delta, name), getattr(delta, f"removed_{name}")
+        if changed or removed:
+            mapping = dict(mapping)
+            for key in removed:
+                mapping.pop(key, None)
+            mapping.update(changed)
+        content[name] = mapping
+    return RoutingTable(
+        id=delta.id,
+        default=delta.default if delta.default_changed else table.default,
+        default_certificate=(
+            delta.default_certificate if delta.default_certificate_changed else table.default_certificate
+        ),
+        settings=delta.settings if delta.settings_changed else table.settings,
+        **content,
+    )

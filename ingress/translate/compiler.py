@@ -11,26 +11,38 @@ workers need not look into it.
 """
 
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress
 
 from ingress.config import TranslateSettings
 from ingress.errors import Severity, Verdict, VerdictReason
-from ingress.model import ClusterState, Endpoints, EndpointSlice, Ingress, IngressClass, Kind, ObjectRef, Service
+from ingress.model import (
+    ClusterState,
+    Endpoints,
+    EndpointSlice,
+    Ingress,
+    IngressClass,
+    Kind,
+    KubernetesObject,
+    ObjectRef,
+    Service,
+)
 from ingress.model.cluster import NamespacedName
 from ingress.routing.table import HostPattern, HostRoutes, Route, RoutingTable, Upstream, UpstreamKey
 from ingress.translate.backends import BuiltUpstream, build_upstream
 from ingress.translate.classes import Claim, ClassIndex
 from ingress.translate.conflicts import choose_catch_all, merge_host
+from ingress.translate.context import Context, objects_of
 from ingress.translate.digest import TableDigest, part_digest
+from ingress.translate.features import FeatureParser
 from ingress.translate.fragment import Fragment, build_fallback, build_fragment
-from ingress.translate.options import check_options
-from ingress.translate.references import references_of
+from ingress.translate.options import DEFAULT_OPTIONS, check_options
 from ingress.translate.report import Report, VerdictBook, shown
 
 _FALLBACK: NamespacedName = ("\0", "default backend of the controller")  # not the name of any Ingress
 _BACKING = frozenset((Kind.SERVICE, Kind.ENDPOINTS, Kind.ENDPOINT_SLICE))
+_REFERRED = frozenset((Kind.SECRET, Kind.CONFIG_MAP))
 _HOST, _UPSTREAM, _DEFAULT = b"host", b"upstream", b"default"
 
 
@@ -50,9 +62,11 @@ class Compilation:
     references: frozenset[ObjectRef] = frozenset()
 
 
-def compile_table(state: ClusterState, settings: TranslateSettings) -> Compilation:
+def compile_table(
+    state: ClusterState, settings: TranslateSettings, parsers: Sequence[FeatureParser] = ()
+) -> Compilation:
     """From scratch. A pure function of its arguments; the order of the objects in `state` makes no difference."""
-    return Compiler(settings).compile(state, None)
+    return Compiler(settings, parsers).compile(state, None)
 
 
 class Compiler:
@@ -61,9 +75,11 @@ class Compiler:
     Unchanged objects are recognised by identity, so a source should keep the object it has while nothing is new about it.
     """
 
-    def __init__(self, settings: TranslateSettings) -> None:
+    def __init__(self, settings: TranslateSettings, parsers: Sequence[FeatureParser] = ()) -> None:
+        """`parsers`: of the features that routes may have (`middleware.registry.SPECS`)."""
         self._settings = settings
-        self._memory = _Memory(settings)
+        self._parsers = parsers
+        self._memory = _Memory(settings, parsers)
 
     def compile(
         self, state: ClusterState, changed: frozenset[ObjectRef] | None, resolved_changed: frozenset[str] = frozenset()
@@ -75,15 +91,17 @@ class Compiler:
         try:
             return self._memory.compile(state, changed, resolved_changed)
         except Exception:
-            self._memory = _Memory(self._settings)  # half-way updated, it must not be used again
+            self._memory = _Memory(self._settings, self._parsers)  # half-way updated, it must not be used again
             raise
 
 
 class _Memory:
     """What `Compiler` knows from its earlier calls, and how it is brought up to date."""
 
-    def __init__(self, settings: TranslateSettings) -> None:
+    def __init__(self, settings: TranslateSettings, parsers: Sequence[FeatureParser]) -> None:
         self._settings = settings
+        self._parsers = parsers
+        self._options = DEFAULT_OPTIONS
         self._result: Compilation | None = None
         self._verdicts = VerdictBook()
         self._digest = TableDigest()
@@ -93,7 +111,8 @@ class _Memory:
         self._ingresses: dict[NamespacedName, Ingress] = {}  # all of them, ours or not, as last seen
         self._served: dict[NamespacedName, ObjectRef] = {}
         self._served_changed = True
-        self._references_of: dict[NamespacedName, frozenset[ObjectRef]] = {}  # only those with any
+        self._objects: dict[ObjectRef, KubernetesObject | None] = {}  # all that fragments refer to, as last seen
+        self._referrers: dict[ObjectRef, set[NamespacedName]] = {}  # to Ingresses
         self._references_changed = True
         self._fragments: dict[NamespacedName, Fragment] = {}
         self._services: dict[NamespacedName, Service | None] = {}  # all that fragments name, as last seen
@@ -131,6 +150,8 @@ class _Memory:
         services = self._changed_services(state, kinds)
         for owner in services:
             ingresses |= self._named_by.get(owner, set())
+        for ref in self._changed_objects(state, kinds):
+            ingresses |= self._referrers[ref]
         stale_upstreams = self._changed_upstreams(state, kinds, services, resolved_changed, unknown=kinds is None)
 
         dirty_hosts: set[HostPattern] = set()
@@ -186,6 +207,19 @@ class _Memory:
                 changed.add(owner)
         return changed
 
+    def _changed_objects(self, state: ClusterState, kinds: set[Kind] | None) -> list[ObjectRef]:
+        """Secrets and ConfigMaps that some fragment refers to."""
+        if kinds is not None and not kinds & _REFERRED:
+            return []
+        find = objects_of(state)
+        changed = []
+        for ref, seen in self._objects.items():
+            found = find(ref)
+            if found is not seen:
+                self._objects[ref] = found
+                changed.append(ref)
+        return changed
+
     def _changed_upstreams(
         self,
         state: ClusterState,
@@ -219,6 +253,7 @@ class _Memory:
         """Build the fragment anew and mark the hosts concerned; True if the catch-all is concerned."""
         old = self._fragments.get(key)
         new = build_fallback(self._settings, state.services) if key == _FALLBACK else self._fragment(key, state)
+        self._refer(key, old, new, state)
         if old is not None:
             for owner in old.services if new is None else old.services - new.services:
                 self._forget_service(owner, key)
@@ -256,18 +291,16 @@ class _Memory:
             self._ingresses.pop(key, None)
             self._serve(key, None)
             self._verdicts.put(("class", key), ())
-            self._refer(key, frozenset())
             return None
         self._ingresses[key] = ingress
         claim = self._classes.claim(ingress)
         self._verdicts.put(("class", key), _class_verdicts(ingress) if claim is Claim.UNKNOWN_CLASS else ())
         if claim is not Claim.OURS:
             self._serve(key, None)
-            self._refer(key, frozenset())
             return None
         self._serve(key, ingress.ref)
-        self._refer(key, references_of(ingress, self._settings.annotation_prefixes))
-        return build_fragment(ingress, state.services, self._settings)
+        context = Context(self._settings, self._options, self._parsers, objects_of(state))
+        return build_fragment(ingress, state.services, context)
 
     def _serve(self, key: NamespacedName, ref: ObjectRef | None) -> None:
         if (key in self._served) == (ref is not None):
@@ -278,14 +311,21 @@ class _Memory:
         else:
             del self._served[key]
 
-    def _refer(self, key: NamespacedName, references: frozenset[ObjectRef]) -> None:
-        if self._references_of.get(key, frozenset()) == references:
+    def _refer(self, key: NamespacedName, old: Fragment | None, new: Fragment | None, state: ClusterState) -> None:
+        before = frozenset[ObjectRef]() if old is None else old.references
+        after = frozenset[ObjectRef]() if new is None else new.references
+        if before == after:
             return
         self._references_changed = True
-        if references:
-            self._references_of[key] = references
-        else:
-            del self._references_of[key]
+        find = objects_of(state)
+        for ref in after - before:
+            self._objects.setdefault(ref, find(ref))
+            self._referrers.setdefault(ref, set()).add(key)
+        for ref in before - after:
+            referrers = self._referrers[ref]
+            referrers.discard(key)
+            if not referrers:
+                del self._referrers[ref], self._objects[ref]
 
     def _forget_service(self, owner: NamespacedName, ingress: NamespacedName) -> None:
         users = self._named_by[owner]
@@ -474,7 +514,7 @@ class _Memory:
         else:
             served = last.served
         if self._references_changed or last is None:
-            references = frozenset(ref for found in self._references_of.values() for ref in found)
+            references = frozenset(self._objects)
             self._references_changed = False
         else:
             references = last.references

@@ -16,8 +16,10 @@ from ingress.model.kubernetes import HTTPIngressPath, IngressBackend, IngressRul
 from ingress.routing.table import ANY_HOST, HostPattern, PathType, Route, TrafficPolicy, UpstreamKey, UpstreamProtocol
 from ingress.translate.annotations import DEFAULT_ASK, NO_ANNOTATIONS, AnnotationPolicy, UpstreamAsk, parse_annotations
 from ingress.translate.backends import UpstreamSpec, app_protocol, find_port, upstream_spec
+from ingress.translate.context import Context
 from ingress.translate.names import is_object_name, is_port_name, parse_host
 from ingress.translate.paths import looks_like_regex, parse_path_type, parse_rule_path
+from ingress.translate.references import references_of
 from ingress.translate.report import Report, shown
 
 UNKNOWN_AGE = float("-inf")
@@ -60,20 +62,19 @@ class Fragment:
     uses: Mapping[UpstreamKey, Use] = field(default_factory=dict)
     services: frozenset[NamespacedName] = frozenset()
     verdicts: tuple[Verdict, ...] = ()
+    references: frozenset[ObjectRef] = frozenset()  # Secrets and ConfigMaps that decide about it, existing or not
 
     @property
     def name(self) -> str:
         return f"{self.ref.namespace}/{self.ref.name}"
 
 
-def build_fragment(
-    ingress: Ingress, services: Mapping[NamespacedName, Service], settings: TranslateSettings
-) -> Fragment:
+def build_fragment(ingress: Ingress, services: Mapping[NamespacedName, Service], context: Context) -> Fragment:
     """Never raises: a fault of ours in one object costs that object only."""
     report = Report(str(ingress.ref), ingress.origin)
     builder = _Builder(ingress, services, report)
     try:
-        return builder.build(settings)
+        return builder.build(context)
     except Exception as e:
         report.error(
             "",
@@ -82,7 +83,12 @@ def build_fragment(
         )
         # The Services stay listed, so that a change of theirs is a reason to try again.
         return Fragment(
-            ingress.ref, ingress.origin, UNKNOWN_AGE, services=frozenset(builder.services), verdicts=report.verdicts()
+            ingress.ref,
+            ingress.origin,
+            UNKNOWN_AGE,
+            services=frozenset(builder.services),
+            verdicts=report.verdicts(),
+            references=frozenset(references_of(ingress)),
         )
 
 
@@ -155,7 +161,7 @@ class _Builder:
         self._targets: dict[tuple[str, int, str], _Target] = {}
         self._policy: AnnotationPolicy = NO_ANNOTATIONS
 
-    def build(self, settings: TranslateSettings) -> Fragment:
+    def build(self, context: Context) -> Fragment:
         ingress, spec, report = self.ingress, self.ingress.spec, self._report
         created = parse_created(ingress.metadata.creation_timestamp)
         if created is None:
@@ -169,10 +175,17 @@ class _Builder:
         if not self._has_valid_name():
             return Fragment(ingress.ref, ingress.origin, created, verdicts=report.verdicts())
         self._policy = parse_annotations(
-            ingress.metadata.annotations, settings.annotation_prefixes, has_tls=bool(spec.tls), report=report
+            ingress.metadata.annotations,
+            context.settings.annotation_prefixes,
+            has_tls=bool(spec.tls),
+            report=report,
+            context=context,
+            namespace=self._namespace,
+            ingress=self._name,
         )
+        references = self._policy.references | references_of(ingress)
         if self._policy.left_out:
-            return Fragment(ingress.ref, ingress.origin, created, verdicts=report.verdicts())
+            return Fragment(ingress.ref, ingress.origin, created, verdicts=report.verdicts(), references=references)
         if spec.tls:
             report.warning(
                 "spec.tls",
@@ -203,6 +216,7 @@ class _Builder:
             self._uses,
             frozenset(self.services),
             report.verdicts(),
+            references,
         )
 
     def _has_valid_name(self) -> bool:
@@ -291,6 +305,7 @@ class _Builder:
             target.port,
             target.upstream,
             policy.traffic,
+            features=policy.features,
         )
 
     def _closed(
@@ -309,6 +324,7 @@ class _Builder:
             traffic,
             status,
             reason,
+            features=self._policy.features,
         )
 
     # ---- backends ----

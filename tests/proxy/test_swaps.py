@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from ingress.balancing.base import EndpointState
 from ingress.metrics import WorkerMetrics
+from ingress.middleware.base import Services
 from ingress.proxy.link import LinkedRoute, Runtime, Snapshot
 from ingress.routing.table import (
     Endpoint,
@@ -173,7 +174,7 @@ class FakePool:
 
 
 def runtime() -> Runtime:
-    return Runtime(WorkerMetrics(), random.Random(1), lambda: 0.0, lambda: 0.0, FakePool)
+    return Runtime(WorkerMetrics(), Services(None, lambda: 0.0, lambda: 0.0, random.Random(1)), FakePool)
 
 
 def view(snapshot: Snapshot) -> list[object]:

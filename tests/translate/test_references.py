@@ -1,16 +1,11 @@
 """Which Secrets and ConfigMaps an Ingress names, and how the compiler adds them up."""
 
-import pytest
-
 from ingress.config import ClassSettings, TranslateSettings
 from ingress.model import Ingress, Kind, ObjectRef
 from ingress.model.cluster import ClusterState
 from ingress.model.decode import decode_object
 from ingress.translate.compiler import Compiler
 from ingress.translate.references import references_of
-
-PREFIXES = TranslateSettings().annotation_prefixes
-NGINX = "nginx.ingress.kubernetes.io/"
 
 
 def ingress(name: str = "web", *, tls: tuple[str, ...] = (), cls: str = "aioingress", **annotations: str) -> Ingress:
@@ -35,29 +30,8 @@ def secret(name: str) -> ObjectRef:
     return ObjectRef(Kind.SECRET, "shop", name)
 
 
-@pytest.mark.parametrize(
-    ("annotation", "value", "expected"),
-    [
-        ("auth-secret", "users", {secret("users")}),
-        ("auth-secret", " users ", {secret("users")}),
-        ("auth-secret", "shop/users", {secret("users")}),
-        ("auth-secret", "other/users", set()),
-        ("auth-secret", "/users", set()),
-        ("auth-secret", "../users", set()),
-        ("auth-secret", "", set()),
-        ("auth-tls-secret", "shop/ca", {secret("ca")}),
-        ("proxy-ssl-secret", "client", {secret("client")}),
-        ("custom-headers", "headers", {ObjectRef(Kind.CONFIG_MAP, "shop", "headers")}),
-        ("auth-realm", "users", set()),
-    ],
-)
-@pytest.mark.parametrize("prefix", PREFIXES)
-def test_annotations(prefix: str, annotation: str, value: str, expected: set[ObjectRef]) -> None:
-    assert references_of(ingress(**{prefix.replace("/", "--") + annotation: value}), PREFIXES) == expected
-
-
 def test_tls_sections() -> None:
-    assert references_of(ingress(tls=("a", "b", "a", "", "Not A Name")), PREFIXES) == {secret("a"), secret("b")}
+    assert references_of(ingress(tls=("a", "b", "a", "", "Not A Name"))) == {secret("a"), secret("b")}
 
 
 def test_the_compiler_adds_up_those_of_our_classes() -> None:

@@ -29,6 +29,8 @@ from ingress.translate.annotations.policy import (
     UpstreamAsk,
 )
 from ingress.translate.annotations.snippets import access_directive
+from ingress.translate.context import NO_CONTEXT, Context
+from ingress.translate.features import AnnotationReader, field_of, parse_features
 from ingress.translate.report import Report, shown
 
 OWN_PREFIX = "aioingress.io/"
@@ -78,38 +80,46 @@ _ALL_NAMES = sorted({*READ, *KNOWN, *SNIPPETS})
 _SUGGESTIONS = 20  # an Ingress with thousands of strange annotations must not cost seconds
 
 
-def field_of(key: str) -> str:
-    return f"metadata.annotations[{key}]"
-
-
 def parse_annotations(
-    annotations: Mapping[str, str] | None, prefixes: Sequence[str], *, has_tls: bool, report: Report
+    annotations: Mapping[str, str] | None,
+    prefixes: Sequence[str],
+    *,
+    has_tls: bool,
+    report: Report,
+    context: Context = NO_CONTEXT,
+    namespace: str = "",
+    ingress: str = "",
 ) -> AnnotationPolicy:
     """`prefixes` in order of precedence: the first that has a name decides its value. `has_tls`: the Ingress has a tls section."""
-    if not annotations:
-        return NO_ANNOTATIONS
     found: dict[str, tuple[str, str]] = {}
-    for prefix in reversed(prefixes):
-        for key, value in annotations.items():
+    for prefix in reversed(prefixes) if annotations else ():
+        for key, value in (annotations or {}).items():
             if key.startswith(prefix):
                 found[key[len(prefix) :]] = (key, value.strip())
-    if not found:
-        return NO_ANNOTATIONS
+    if not found and not context.acts_by_option:
+        traffic = context.options.traffic
+        return NO_ANNOTATIONS if traffic is DEFAULT_TRAFFIC else AnnotationPolicy(traffic)
+    features = AnnotationReader(dict(found), report, context.options, namespace, ingress, context.objects)
     reader = _Reader(found, report)
     if _is_canary(reader):
         return AnnotationPolicy(left_out=True)
     ask = _upstream_ask(reader)
-    traffic = _traffic(reader)
+    traffic = _traffic(reader, context.options.traffic)
     protocol, closed_status, closed_reason = _backend_protocol(reader)
     if protocol is not None:
         ask = UpstreamAsk(ask.load_balance, ask.hash_key, ask.cookie, protocol)
     _ssl_redirect(reader, has_tls)
-    for name in sorted(reader.found):
+    parsed, refused = parse_features(context.parsers, features)
+    if refused:
+        closed_status, closed_reason = 503, refused
+    for name in sorted(reader.found.keys() - features.used):
         reason = _not_read(reader, name)
         if reason:
             # An access rule outweighs a protocol that isn't spoken: 503 whichever comes first.
             closed_status, closed_reason = 503, closed_reason if closed_status == 503 and closed_reason else reason
-    return AnnotationPolicy(traffic, ask, closed_status, closed_reason)
+    return AnnotationPolicy(
+        traffic, ask, closed_status, closed_reason, features=parsed, references=frozenset(features.references)
+    )
 
 
 class _Reader:
@@ -240,8 +250,7 @@ def _cookie(reader: _Reader) -> CookieAffinity:
     )
 
 
-def _traffic(reader: _Reader) -> TrafficPolicy:
-    default = DEFAULT_TRAFFIC
+def _traffic(reader: _Reader, default: TrafficPolicy) -> TrafficPolicy:
     policy = TrafficPolicy(
         connect_timeout_s=reader.take("proxy-connect-timeout", values.seconds, default.connect_timeout_s),
         send_timeout_s=reader.take("proxy-send-timeout", values.seconds, default.send_timeout_s),

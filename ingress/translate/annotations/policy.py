@@ -4,7 +4,9 @@ from dataclasses import dataclass
 
 import msgspec
 
-from ingress.routing.table import CookieAffinity, HashPart, LoadBalance, TrafficPolicy, UpstreamProtocol
+from ingress.model import ObjectRef
+from ingress.routing.table import CookieAffinity, Feature, HashPart, LoadBalance, TrafficPolicy, UpstreamProtocol
+from ingress.translate.options.model import DEFAULT_OPTIONS
 
 
 class UpstreamAsk(msgspec.Struct, frozen=True):
@@ -19,7 +21,7 @@ class UpstreamAsk(msgspec.Struct, frozen=True):
     protocol: UpstreamProtocol | None = None
 
 
-DEFAULT_TRAFFIC = TrafficPolicy()
+DEFAULT_TRAFFIC = DEFAULT_OPTIONS.traffic
 DEFAULT_ASK = UpstreamAsk()
 
 
@@ -32,6 +34,8 @@ class AnnotationPolicy:
     closed_status: int = 503
     closed_reason: str = ""
     left_out: bool = False
+    features: tuple[Feature, ...] = ()
+    references: frozenset[ObjectRef] = frozenset()  # Secrets and ConfigMaps that were asked for, existing or not
 
 
 NO_ANNOTATIONS = AnnotationPolicy()

@@ -1,0 +1,108 @@
+"""What a middleware is: one feature, one file, one `SPEC`.
+
+A feature is parsed when configuration changes (in the controller: annotations to a policy of plain data), bound when a table is linked (in
+each worker: policy to hooks), and its hooks run per request. Three steps, so that a hook finds everything decided.
+
+    annotations --parse--> policy (in the table) --bind--> Hooks --per request--> DirectResponse | None
+"""
+
+import asyncio
+import enum
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from random import Random
+from typing import Any, Generic, Protocol, TypeVar
+
+import msgspec
+
+from ingress.exchange import RequestHook, ResponseHook
+from ingress.routing.table import Route
+
+P = TypeVar("P", bound=msgspec.Struct)
+L = TypeVar("L")
+
+
+class Phase(enum.IntEnum):
+    """The order in which request hooks act: that of nginx's phases and of the template of ingress-nginx.
+
+    So a redirect by annotation answers before the one to HTTPS, and a CORS preflight meets neither limits nor authentication. Response
+    hooks run in the opposite order: the last to see the request is the first to see the response.
+    """
+
+    HOST = 10  # blocked user agents and referers, client certificates
+    REDIRECT = 20  # app-root, CORS preflight, permanent and temporal redirects
+    TLS_REDIRECT = 30
+    LIMIT = 40
+    ACCESS = 50  # address lists, basic and external authentication; `satisfy: any` joins them
+    UPSTREAM = 60  # what the endpoint gets: path, Host, headers; mirror
+    USER = 70  # middleware of the cluster's admin
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    request: RequestHook | None = None
+    response: ResponseHook | None = None
+
+
+class Reader(Protocol):
+    """The annotations of one Ingress as `parse` sees them; `translate.features.AnnotationReader` is the one there is.
+
+    `take` is for what costs only itself: a bad value is a verdict, and the default is in force. `require` raises AnnotationError instead.
+    """
+
+    namespace: str
+    ingress: str
+    options: Any  # translate.options.Options
+
+    def text(self, name: str) -> str | None: ...
+
+    def take(self, name: str, parse: Callable[[str], L], default: L) -> L: ...
+
+    def require(self, name: str, parse: Callable[[str], L], default: L) -> L: ...
+
+    def warn(self, name: str, message: str) -> None: ...
+
+    def secret(self, name: str, reference: str) -> Any: ...
+
+    def config_map(self, name: str, reference: str) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What a worker has to offer to hooks. One a worker."""
+
+    loop: asyncio.AbstractEventLoop
+    clock: Callable[[], float]  # monotonic seconds
+    wall_clock: Callable[[], float]
+    rng: Random
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Where a policy is being bound. `live` gives what outlives tables: the object of that key as long as some hook holds it, else a new one."""
+
+    route: Route
+    services: Services
+    live: Callable[[Hashable, Callable[[], Any]], Any]
+
+
+def never(options: Any) -> bool:
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class MiddlewareSpec(Generic[P]):
+    """`annotations`: the names, without prefix, that `parse` reads. `parse` returns None where there is nothing to do; what it raises
+    (AnnotationError) switches the feature off with a verdict, or closes the routes of the Ingress if `fails_closed`.
+    """
+
+    name: str
+    phase: Phase
+    annotations: tuple[str, ...]
+    policy: type[P]
+    parse: Callable[[Any], P | None]  # of a Reader
+    bind: Callable[[P, Scope], Hooks]
+    fails_closed: bool = False
+    by_option: Callable[[Any], bool] = (
+        never  # of Options: whether it may act on an Ingress with none of its annotations
+    )

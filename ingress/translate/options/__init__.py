@@ -1,0 +1,6 @@
+"""The ConfigMap of options (`--configmap`): its keys, their values, what they come to."""
+
+from ingress.translate.options.check import check_options
+from ingress.translate.options.model import DEFAULT_OPTIONS, Options
+
+__all__ = ["DEFAULT_OPTIONS", "Options", "check_options"]
