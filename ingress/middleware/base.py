@@ -15,7 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 
-from ingress.exchange import RequestHook, ResponseHook
+from ingress.exchange import ErrorHook, RequestHook, ResponseHook
 from ingress.routing.table import Route
 
 P = TypeVar("P", bound=msgspec.Struct)
@@ -42,6 +42,7 @@ class Phase(enum.IntEnum):
 class Hooks:
     request: RequestHook | None = None
     response: ResponseHook | None = None
+    error: ErrorHook | None = None
 
 
 class Reader(Protocol):
