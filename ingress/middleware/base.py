@@ -78,6 +78,20 @@ class Reader(Protocol):
     def config_map(self, name: str, reference: str) -> Any: ...
 
 
+class Tally(Protocol):
+    """A counter (`metrics.Tally`, which this layer doesn't know)."""
+
+    value: float
+
+
+class _Unseen:
+    value: float = 0
+
+
+def _unseen_tally(name: str, *labels: str) -> Tally:
+    return _Unseen()
+
+
 @dataclass(frozen=True, slots=True)
 class Services:
     """What a worker has to offer to hooks. One a worker."""
@@ -87,6 +101,7 @@ class Services:
     wall_clock: Callable[[], float]
     rng: Random
     side_calls: SideCalls = field(default=NO_SIDE_CALLS)  # requests of the proxy's own, to hosts that are not endpoints
+    tally: Callable[..., Tally] = _unseen_tally  # metrics.WorkerMetrics.tally: a counter by family and label values
 
 
 @dataclass(frozen=True, slots=True)
