@@ -9,13 +9,14 @@ each worker: policy to hooks), and its hooks run per request. Three steps, so th
 import asyncio
 import enum
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 
-from ingress.exchange import ErrorHook, RequestHook, ResponseHook
+from ingress.exchange import DirectResponse, ErrorHook, Exchange, RequestHook, ResponseHook
+from ingress.middleware.sidecalls import NO_SIDE_CALLS, SideCalls
 from ingress.routing.table import Route
 
 P = TypeVar("P", bound=msgspec.Struct)
@@ -40,9 +41,19 @@ class Phase(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Hooks:
+    """The last four are for `Phase.ACCESS`, whose hooks `middleware.satisfy` joins.
+
+    `admits`: with `satisfy: any`, who passes this check needs no other; False: it can only refuse. `admitted` is called once the request was let in, whichever
+    check did it. `challenge` replaces the 401 of any check of the route. `any_suffices`: the route has `satisfy: any`.
+    """
+
     request: RequestHook | None = None
     response: ResponseHook | None = None
     error: ErrorHook | None = None
+    admits: bool = True
+    admitted: Callable[[Exchange], None] | None = None
+    challenge: Callable[[Exchange, DirectResponse], DirectResponse] | None = None
+    any_suffices: bool = False
 
 
 class Reader(Protocol):
@@ -90,6 +101,7 @@ class Services:
     clock: Callable[[], float]  # monotonic seconds
     wall_clock: Callable[[], float]
     rng: Random
+    side_calls: SideCalls = field(default=NO_SIDE_CALLS)  # requests of the proxy's own, to hosts that are not endpoints
     tally: Callable[..., Tally] = _unseen_tally  # metrics.WorkerMetrics.tally: a counter by family and label values
 
 
@@ -122,3 +134,4 @@ class MiddlewareSpec(Generic[P]):
     by_option: Callable[[Any], bool] = (
         never  # of Options: whether it may act on an Ingress with none of its annotations
     )
+    hidden: frozenset[str] = frozenset()  # fields of the policy that nobody is shown (dumps, `explain`)
