@@ -10,12 +10,14 @@ import asyncio
 import enum
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
+from functools import cache
 from random import Random
 from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 
 from ingress.exchange import DirectResponse, ErrorHook, Exchange, RequestHook, ResponseHook
+from ingress.middleware.shared import SharedCounts
 from ingress.middleware.sidecalls import NO_SIDE_CALLS, SideCalls
 from ingress.routing.table import Route
 
@@ -93,6 +95,12 @@ def _unseen_tally(name: str, *labels: str) -> Tally:
     return _Unseen()
 
 
+@cache
+def _own_counts() -> SharedCounts:
+    """Where no controller handed any out: a process alone shares them with itself."""
+    return SharedCounts.create()
+
+
 @dataclass(frozen=True, slots=True)
 class Services:
     """What a worker has to offer to hooks. One a worker."""
@@ -102,6 +110,7 @@ class Services:
     wall_clock: Callable[[], float]
     rng: Random
     side_calls: SideCalls = field(default=NO_SIDE_CALLS)  # requests of the proxy's own, to hosts that are not endpoints
+    shared_counts: Callable[[], SharedCounts] = _own_counts  # what all workers count together
     tally: Callable[..., Tally] = _unseen_tally  # metrics.WorkerMetrics.tally: a counter by family and label values
 
 

@@ -16,6 +16,7 @@ from ingress.balancing.base import EndpointState
 from ingress.config import ProxySettings
 from ingress.metrics import WorkerMetrics
 from ingress.middleware.base import Services
+from ingress.middleware.shared import SharedCounts
 from ingress.proxy.errorpages import ErrorPages
 from ingress.proxy.forward import Forwarder
 from ingress.proxy.link import Runtime, Snapshot
@@ -42,14 +43,20 @@ class DataPlane:
         loop: asyncio.AbstractEventLoop,
         rng: random.Random | None = None,
         clock: Callable[[], float] = time.monotonic,
+        shared: SharedCounts | None = None,
     ) -> None:
+        """`shared`: what all workers count together; None: this one counts alone."""
         self.settings = self._started_with = settings
         self.draining = False
         self._loop = loop
         self._clock = clock
         self._metrics = metrics
         self.connections = 0
-        services = Services(loop, clock, time.time, rng or random.Random(), metrics.tally)
+        self._shared = shared
+        self._own_shared: SharedCounts | None = None
+        services = Services(
+            loop, clock, time.time, rng or random.Random(), shared_counts=self._shared_counts, tally=metrics.tally
+        )
         self.runtime = Runtime(metrics, services, self._open_pool)
         self.forwarder = Forwarder(settings, self.runtime, metrics, ErrorPages(), access_log, loop, clock)
         self._upstream = UpstreamContext(self.forwarder, settings, metrics, loop)
@@ -57,6 +64,11 @@ class DataPlane:
         self._listeners: list[tuple[asyncio.Server, socket.socket]] = []
         self._sweeper: asyncio.TimerHandle | None = None
         self._empty = asyncio.Event()
+
+    def _shared_counts(self) -> SharedCounts:
+        if self._shared is None:
+            self._shared = self._own_shared = SharedCounts.create()
+        return self._shared
 
     def _open_pool(self, state: EndpointState) -> Pool:
         return Pool(state, self._upstream)
@@ -192,6 +204,9 @@ class DataPlane:
         for upstream_connection in tuple(self._upstream.connections):
             upstream_connection.abort()
         await asyncio.sleep(0)  # connection_lost of all of them
+        if self._own_shared is not None:
+            self._own_shared.close()
+            self._shared = self._own_shared = None
 
 
 async def _unused(request: web.BaseRequest) -> web.StreamResponse:

@@ -1,6 +1,6 @@
 """A worker process: one loop, one data plane, told by its controller what to serve. Never talks to the Kubernetes API.
 
-Started as `python -m ingress.workers.worker CHANNEL_FD LISTEN_FD…`.
+Started as `python -m ingress.workers.worker CHANNEL_FD SHARED_FD LISTEN_FD…`.
 """
 
 import asyncio
@@ -17,6 +17,7 @@ from ingress.logs import setup_logging
 from ingress.loops import run
 from ingress.metrics import WorkerMetrics
 from ingress.middleware import loader
+from ingress.middleware.shared import SharedCounts
 from ingress.proxy.dataplane import DataPlane
 from ingress.workers.channel import (
     Affinity,
@@ -42,7 +43,8 @@ _AFFINITY_S = 0.05  # how long a client's new endpoint may be known to one worke
 class Worker:
     """Serves until it is told to drain, by its controller or by SIGTERM, or until the controller is gone."""
 
-    def __init__(self, sockets: Sequence[socket.socket]) -> None:
+    def __init__(self, shared_fd: int, sockets: Sequence[socket.socket]) -> None:
+        self._shared_fd = shared_fd
         self._sockets = sockets
         self._channel: Channel | None = None
         self._plane: DataPlane | None = None
@@ -91,7 +93,8 @@ class Worker:
             requests_in_flight=lambda: plane.forwarder.in_flight,
             access_log_dropped=(lambda: access_log.dropped) if access_log is not None else lambda: 0,
         )
-        plane = self._plane = DataPlane(settings, metrics, access_log, asyncio.get_running_loop())
+        shared = SharedCounts(self._shared_fd, hello.column)
+        plane = self._plane = DataPlane(settings, metrics, access_log, asyncio.get_running_loop(), shared=shared)
 
     def _on_message(self, message: ToWorker) -> None:
         assert self._channel is not None
@@ -160,10 +163,10 @@ def _raise(task: "asyncio.Future[None]") -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-    channel_fd, *listen_fds = (int(text) for text in argv)
+    channel_fd, shared_fd, *listen_fds = (int(text) for text in argv)
     channel = socket.socket(fileno=channel_fd)
     channel.setblocking(False)
-    run(Worker([socket.socket(fileno=fd) for fd in listen_fds]).run(channel))
+    run(Worker(shared_fd, [socket.socket(fileno=fd) for fd in listen_fds]).run(channel))
     return 0
 
 

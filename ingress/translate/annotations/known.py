@@ -132,12 +132,6 @@ KNOWN: dict[str, Known] = {
     "fastcgi-params-configmap": _unsupported("FastCGI is not spoken"),
     "connection-proxy-header": _unsupported("the header Connection is always the proxy's own"),
     # limits
-    "limit-rps": _unsupported(_NO_LIMIT),
-    "limit-rpm": _unsupported(_NO_LIMIT),
-    "limit-burst-multiplier": _unsupported(_NO_LIMIT),
-    "limit-connections": _unsupported(_NO_LIMIT),
-    "limit-whitelist": _unsupported(_NO_LIMIT),
-    "limit-allowlist": _unsupported(_NO_LIMIT),
     "limit-rate": _unsupported("responses are not slowed down"),
     "limit-rate-after": _unsupported("responses are not slowed down"),
     "global-rate-limit": _unsupported(_NO_LIMIT),

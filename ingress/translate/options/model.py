@@ -42,6 +42,8 @@ class Options:
     traffic: TrafficPolicy = field(default_factory=TrafficPolicy)
     proxy: ProxySettings | None = None  # None: as the process was started
     allow_cross_namespace_resources: bool = False
+    limit_req_status: int = 503  # limit-req-status-code
+    limit_conn_status: int = 503  # limit-conn-status-code
     access: AccessOptions = field(default_factory=AccessOptions)
 
 
