@@ -33,6 +33,9 @@ _SHORT_NAMES = {
     "2.5.4.97": "organizationIdentifier",
     "1.2.840.113549.1.9.1": "emailAddress",
     "1.2.840.113549.1.9.2": "unstructuredName",
+    "1.2.643.3.131.1.1": "INN",
+    "1.2.643.100.1": "OGRN",
+    "1.2.643.100.3": "SNILS",
     "0.9.2342.19200300.100.1.1": "UID",
     "0.9.2342.19200300.100.1.25": "DC",
     "1.3.6.1.4.1.311.60.2.1.1": "jurisdictionL",
@@ -44,7 +47,7 @@ _ESCAPED = frozenset(b',+"\\<>;')
 
 def rfc2253(name: x509.Name) -> str:
     """`name` as `openssl x509 -nameopt RFC2253` prints it. ASCII without controls, whatever the certificate says."""
-    return ",".join("+".join(_attribute(attribute) for attribute in rdn) for rdn in reversed(name.rdns))
+    return ",".join("+".join(_attribute(attribute) for attribute in reversed(list(rdn))) for rdn in reversed(name.rdns))
 
 
 def _attribute(attribute: "x509.NameAttribute[str | bytes]") -> str:
