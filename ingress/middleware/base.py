@@ -9,7 +9,7 @@ each worker: policy to hooks), and its hooks run per request. Three steps, so th
 import asyncio
 import enum
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from random import Random
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -100,8 +100,8 @@ class Services:
     clock: Callable[[], float]  # monotonic seconds
     wall_clock: Callable[[], float]
     rng: Random
-    side_calls: SideCalls = field(default=NO_SIDE_CALLS)  # requests of the proxy's own, to hosts that are not endpoints
     tally: Callable[..., Tally] = _unseen_tally  # metrics.WorkerMetrics.tally: a counter by family and label values
+    side_calls: SideCalls = NO_SIDE_CALLS  # requests of the proxy's own, to hosts that are not endpoints
 
 
 @dataclass(frozen=True, slots=True)

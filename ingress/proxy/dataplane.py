@@ -20,6 +20,7 @@ from ingress.proxy.errorpages import ErrorPages
 from ingress.proxy.forward import Forwarder
 from ingress.proxy.link import Runtime, Snapshot
 from ingress.proxy.listener import ClientConnection
+from ingress.proxy.sidecalls import SideCallClient
 from ingress.proxy.upstream import Pool, UpstreamContext
 from ingress.routing.table import RoutingTable, TableDelta
 
@@ -49,7 +50,8 @@ class DataPlane:
         self._clock = clock
         self._metrics = metrics
         self.connections = 0
-        services = Services(loop, clock, time.time, rng or random.Random(), metrics.tally)
+        self.side_calls = SideCallClient(loop, clock)
+        services = Services(loop, clock, time.time, rng or random.Random(), metrics.tally, self.side_calls)
         self.runtime = Runtime(metrics, services, self._open_pool)
         self.forwarder = Forwarder(settings, self.runtime, metrics, ErrorPages(), access_log, loop, clock)
         self._upstream = UpstreamContext(self.forwarder, settings, metrics, loop)
@@ -137,6 +139,7 @@ class DataPlane:
             connection.sweep(now)
         for upstream_connection in tuple(self._upstream.connections):
             upstream_connection.sweep(now)
+        self.side_calls.sweep(now)
         self.runtime.readmit(now)
 
     # ---- drain ---------------------------------------------------------------------------------------------------
@@ -191,6 +194,7 @@ class DataPlane:
             upstream.retire()
         for upstream_connection in tuple(self._upstream.connections):
             upstream_connection.abort()
+        self.side_calls.close()
         await asyncio.sleep(0)  # connection_lost of all of them
 
 
