@@ -8,14 +8,14 @@ each worker: policy to hooks), and its hooks run per request. Three steps, so th
 
 import asyncio
 import enum
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Coroutine, Generator, Hashable
 from dataclasses import dataclass
 from random import Random
 from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 
-from ingress.exchange import DirectResponse, Exchange, RequestHook, ResponseHook
+from ingress.exchange import DirectResponse, ErrorHook, Exchange, RequestHook, ResponseHook
 from ingress.middleware.sidecalls import NO_SIDE_CALLS, SideCalls
 from ingress.routing.table import Route
 
@@ -49,10 +49,25 @@ class Hooks:
 
     request: RequestHook | None = None
     response: ResponseHook | None = None
+    error: ErrorHook | None = None
     admits: bool = True
     admitted: Callable[[Exchange], None] | None = None
     challenge: Callable[[Exchange, DirectResponse], DirectResponse] | None = None
     any_suffices: bool = False
+
+
+class Later:
+    """A coroutine that is made when it is awaited. The client may leave before anybody awaits what a hook returned, and a coroutine that is never
+    awaited is a warning."""
+
+    __slots__ = ("_arguments", "_function")
+
+    def __init__(self, function: Callable[..., Coroutine[Any, Any, DirectResponse | None]], *arguments: Any) -> None:
+        self._function = function
+        self._arguments = arguments
+
+    def __await__(self) -> Generator[Any, Any, DirectResponse | None]:
+        return self._function(*self._arguments).__await__()
 
 
 class Reader(Protocol):

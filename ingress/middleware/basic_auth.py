@@ -18,7 +18,7 @@ from cachetools import LRUCache
 
 from ingress.exchange import DirectResponse, Exchange
 from ingress.middleware import htpasswd
-from ingress.middleware.base import Hooks, MiddlewareSpec, Phase, Reader, Scope
+from ingress.middleware.base import Hooks, Later, MiddlewareSpec, Phase, Reader, Scope
 from ingress.model import Secret
 from ingress.translate.access import is_exempt, paths
 from ingress.translate.features import AnnotationError
@@ -223,7 +223,8 @@ def bind(policy: BasicAuth, scope: Scope) -> Hooks:
         if htpasswd.is_slow(hashed):
             if verifiers.waiting >= WAITING_LIMIT:
                 return DirectResponse(503, ((b"Retry-After", b"1"),))
-            return verify(exchange, digest, name, known is not None, verifiers.start(loop, hashed, password))
+            work = verifiers.start(loop, hashed, password)
+            return Later(verify, exchange, digest, name, known is not None, work)
         return settle(exchange, digest, name, htpasswd.verify(hashed, password) and known is not None)
 
     def settle(exchange: Exchange, digest: bytes, name: bytes, right: bool) -> DirectResponse | None:

@@ -25,7 +25,7 @@ from ingress.exchange import (
 )
 from ingress.middleware.auth_cache import Answer, AnswerCache, lifetime_s
 from ingress.middleware.auth_rules import NAMES, ExternalAuth, by_option, parse
-from ingress.middleware.base import Hooks, MiddlewareSpec, Phase, Scope
+from ingress.middleware.base import Hooks, Later, MiddlewareSpec, Phase, Scope
 from ingress.middleware.sidecalls import SideCallError, SideResponse, SideTarget
 from ingress.routing.trie import normalize_host
 from ingress.translate.access import is_exempt
@@ -74,7 +74,7 @@ def bind(policy: ExternalAuth, scope: Scope) -> Hooks:
                 answer = cached.cache.find(key, exchange)
                 if answer is not None:
                     return judge(exchange, answer)
-        return ask(exchange, key)
+        return Later(ask, exchange, key)
 
     async def ask(exchange: Exchange, key: bytes) -> DirectResponse | None:
         try:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ingress.middleware import basic_auth, external_auth, ip_access, satisfy
+from ingress.middleware import basic_auth, external_auth, ip_access, satisfy, user
 from ingress.middleware.base import MiddlewareSpec
 
 SPECS: tuple[MiddlewareSpec[Any], ...] = (
@@ -10,6 +10,7 @@ SPECS: tuple[MiddlewareSpec[Any], ...] = (
     basic_auth.SPEC,
     external_auth.SPEC,
     satisfy.SPEC,
+    user.SPEC,
 )
 
 BY_NAME: dict[str, MiddlewareSpec[Any]] = {spec.name: spec for spec in SPECS}

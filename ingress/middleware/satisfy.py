@@ -11,7 +11,7 @@ from typing import cast
 import msgspec
 
 from ingress.exchange import DirectResponse, Exchange, RequestHook
-from ingress.middleware.base import Hooks, MiddlewareSpec, Phase, Reader, Scope
+from ingress.middleware.base import Hooks, Later, MiddlewareSpec, Phase, Reader, Scope
 
 Challenge = Callable[[Exchange, DirectResponse], DirectResponse]
 Outcome = DirectResponse | Awaitable[DirectResponse | None] | None
@@ -73,7 +73,7 @@ def _challenged(hook: RequestHook, challenge: Challenge) -> RequestHook:
             return None
         if type(outcome) is DirectResponse:
             return challenge(exchange, outcome) if outcome.status == 401 else outcome
-        return later(exchange, cast(Awaitable[DirectResponse | None], outcome))
+        return Later(later, exchange, outcome)
 
     async def later(exchange: Exchange, work: Awaitable[DirectResponse | None]) -> DirectResponse | None:
         outcome = await work
@@ -92,7 +92,7 @@ def _any(checks: Sequence[Hooks]) -> RequestHook:
         for position, (hook, admits) in enumerate(hooks):
             outcome = hook(exchange)
             if outcome is not None and type(outcome) is not DirectResponse:
-                return rest(exchange, position, refusal, cast(Awaitable[DirectResponse | None], outcome))
+                return Later(rest, exchange, position, refusal, outcome)
             if outcome is None:
                 if admits:
                     return None
