@@ -8,8 +8,8 @@ each worker: policy to hooks), and its hooks run per request. Three steps, so th
 
 import asyncio
 import enum
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Coroutine, Generator, Hashable
+from dataclasses import dataclass
 from functools import cache
 from random import Random
 from typing import Any, Generic, Protocol, TypeVar
@@ -56,6 +56,20 @@ class Hooks:
     admitted: Callable[[Exchange], None] | None = None
     challenge: Callable[[Exchange, DirectResponse], DirectResponse] | None = None
     any_suffices: bool = False
+
+
+class Later:
+    """A coroutine that is made when it is awaited. The client may leave before anybody awaits what a hook returned, and a coroutine that is never
+    awaited is a warning."""
+
+    __slots__ = ("_arguments", "_function")
+
+    def __init__(self, function: Callable[..., Coroutine[Any, Any, DirectResponse | None]], *arguments: Any) -> None:
+        self._function = function
+        self._arguments = arguments
+
+    def __await__(self) -> Generator[Any, Any, DirectResponse | None]:
+        return self._function(*self._arguments).__await__()
 
 
 class Reader(Protocol):
@@ -109,9 +123,9 @@ class Services:
     clock: Callable[[], float]  # monotonic seconds
     wall_clock: Callable[[], float]
     rng: Random
-    side_calls: SideCalls = field(default=NO_SIDE_CALLS)  # requests of the proxy's own, to hosts that are not endpoints
-    shared_counts: Callable[[], SharedCounts] = _own_counts  # what all workers count together
     tally: Callable[..., Tally] = _unseen_tally  # metrics.WorkerMetrics.tally: a counter by family and label values
+    side_calls: SideCalls = NO_SIDE_CALLS  # requests of the proxy's own, to hosts that are not endpoints
+    shared_counts: Callable[[], SharedCounts] = _own_counts  # what all workers count together
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,11 +11,12 @@ from ingress.exchange import DirectResponse, Exchange
 from ingress.middleware.base import Hooks, MiddlewareSpec, Phase, Reader, Scope
 from ingress.routing.networks import NetworkSet
 from ingress.translate.access import networks
-from ingress.translate.features import AnnotationError
+from ingress.translate.features import OptionError
 from ingress.translate.options import Options
 
 ALLOW = ("allowlist-source-range", "whitelist-source-range")  # the first wins where both are set
 DENY = "denylist-source-range"
+NOBODY: tuple[str, ...] = ()
 
 
 class IPAccess(msgspec.Struct, frozen=True):
@@ -32,15 +33,15 @@ def parse(reader: Reader) -> IPAccess | None:
     if found:
         if len(found) > 1 and found[0][1] != found[1][1]:
             reader.warn(ALLOW[1], f"It has no effect, because {ALLOW[0]} is set too.")
-        allow = reader.require(found[0][0], networks, ())
+        allow = reader.require(found[0][0], networks, NOBODY)
     elif options.access.allow_source_range:
         allow = _of_option("whitelist-source-range", options.access.allow_source_range)
     if reader.text(DENY) is not None:
-        deny = reader.require(DENY, networks, ())
+        deny = reader.require(DENY, networks, NOBODY)
     elif options.access.deny_source_range:
         deny = _of_option(DENY, options.access.deny_source_range)
     else:
-        deny = ()
+        deny = NOBODY
     return IPAccess(allow, deny) if allow is not None or deny else None
 
 
@@ -48,7 +49,7 @@ def _of_option(name: str, text: str) -> tuple[str, ...]:
     try:
         return networks(text)
     except ValueError as e:
-        raise AnnotationError(name, f"the option of this name can't be used: {e}") from e
+        raise OptionError(name, str(e)) from e
 
 
 def bind(policy: IPAccess, scope: Scope) -> Hooks:
@@ -56,10 +57,7 @@ def bind(policy: IPAccess, scope: Scope) -> Hooks:
     allow = None
     if policy.allow is not None:
         allow = scope.live(("networks", policy.allow), lambda: NetworkSet(policy.allow or ()))
-    if deny is None:
-        denied = None
-    else:
-        denied = deny.contains
+    denied = None if deny is None else deny.contains
     allowed = None if allow is None else allow.contains
 
     def check(exchange: Exchange) -> DirectResponse | None:

@@ -24,6 +24,7 @@ from ingress.proxy.forward import Forwarder
 from ingress.proxy.link import Runtime, Snapshot, UpstreamRuntime
 from ingress.proxy.listener import ClientConnection, MisplacedConnection
 from ingress.proxy.passthrough import Relay
+from ingress.proxy.sidecalls import SideCallClient
 from ingress.proxy.upstream import Pool, UpstreamContext
 from ingress.routing.table import RoutingTable, TableDelta, UpstreamKey
 from ingress.routing.tls import TLSHost
@@ -59,12 +60,19 @@ class DataPlane:
         self.connections = 0
         self._shared = shared
         self._own_shared: SharedCounts | None = None
-        services = Services(
-            loop, clock, time.time, rng or random.Random(), shared_counts=self._shared_counts, tally=metrics.tally
-        )
         self.openings: set[Opening] = set()  # connections whose protocol isn't settled
         self.relays: set[Relay] = set()  # connections passed through
         self.contexts = Contexts(clock)
+        self.side_calls = SideCallClient(loop, clock)
+        services = Services(
+            loop,
+            clock,
+            time.time,
+            rng or random.Random(),
+            tally=metrics.tally,
+            side_calls=self.side_calls,
+            shared_counts=self._shared_counts,
+        )
         self.runtime = Runtime(metrics, services, self._open_pool)
         self.forwarder = Forwarder(settings, self.runtime, metrics, ErrorPages(), access_log, loop, clock)
         self._upstream = UpstreamContext(self.forwarder, settings, metrics, loop)
@@ -195,6 +203,7 @@ class DataPlane:
             opening.sweep(now)
         for relay in tuple(self.relays):
             relay.sweep(now)
+        self.side_calls.sweep(now)
         self.runtime.readmit(now)
 
     # ---- drain ---------------------------------------------------------------------------------------------------
@@ -254,6 +263,7 @@ class DataPlane:
             upstream.retire()
         for upstream_connection in tuple(self._upstream.connections):
             upstream_connection.abort()
+        self.side_calls.close()
         await asyncio.sleep(0)  # connection_lost of all of them
         if self._own_shared is not None:
             self._own_shared.close()

@@ -178,3 +178,13 @@ def cache_durations(text: str) -> tuple[tuple[int, float], ...]:
             raise ValueError(f"{item.strip()[:40]!r} has no duration")
         found += ((status, min(seconds, 31536000.0)) for status in statuses or _USUAL_STATUSES)
     return tuple(found) or DEFAULT_CACHE_DURATIONS
+
+
+def paths(text: str) -> tuple[str, ...]:
+    """Prefixes of rule paths, separated by commas; empty entries don't count."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def is_exempt(rule_path: str, prefixes: tuple[str, ...]) -> bool:
+    """Whether a rule needs no authentication: a prefix of its path as text, as in ingress-nginx; the path of the request plays no part."""
+    return rule_path.startswith(prefixes)
