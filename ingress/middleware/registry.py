@@ -2,9 +2,19 @@
 
 from typing import Any
 
+from ingress.middleware import redirects, rewrite, upstream_vhost, www_redirect
 from ingress.middleware.base import MiddlewareSpec
 
-SPECS: tuple[MiddlewareSpec[Any], ...] = ()
+SPECS: tuple[MiddlewareSpec[Any], ...] = (
+    # REDIRECT: those of the host first, like the server block of nginx
+    redirects.APP_ROOT_SPEC,
+    www_redirect.SPEC,
+    redirects.SPEC,
+    rewrite.REDIRECTING_SPEC,
+    # UPSTREAM
+    rewrite.SPEC,  # before what uses its groups
+    upstream_vhost.SPEC,
+)
 
 BY_NAME: dict[str, MiddlewareSpec[Any]] = {spec.name: spec for spec in SPECS}
 

@@ -5,6 +5,7 @@ RE2 alone: a match costs time linear in the path whatever the expressions, which
 matched in one pass (RE2's set): a thousand cost what one does.
 """
 
+from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 import re2
@@ -64,6 +65,12 @@ def _why(error: Exception) -> str:
     if text.startswith("invalid escape sequence") and text[-1:].isdigit():
         return f"it refers back to a group, which can't be matched in bounded time ({text})"
     return f"it is not a regular expression that RE2 understands ({text})"
+
+
+def compile_host_pattern(pattern: str) -> Callable[[bytes], bool]:
+    """Whether a host (lower case, without port) matches: nginx's server_name with a tilde, which isn't anchored."""
+    search = re2.compile(pattern.encode("ascii"), _TESTING).search
+    return lambda host: search(host) is not None
 
 
 class Rewriter:
