@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ingress.middleware import redirects, rewrite, upstream_vhost, www_redirect
+from ingress.middleware import redirects, rewrite, upstream_vhost, user, www_redirect
 from ingress.middleware.base import MiddlewareSpec
 
 SPECS: tuple[MiddlewareSpec[Any], ...] = (
@@ -14,6 +14,8 @@ SPECS: tuple[MiddlewareSpec[Any], ...] = (
     # UPSTREAM
     rewrite.SPEC,  # before what uses its groups
     upstream_vhost.SPEC,
+    # USER
+    user.SPEC,
 )
 
 BY_NAME: dict[str, MiddlewareSpec[Any]] = {spec.name: spec for spec in SPECS}

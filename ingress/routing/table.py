@@ -200,7 +200,6 @@ class RoutingTable(msgspec.Struct, frozen=True):
 
     id: str = ""  # short digest of the content: equal content, equal id
     hosts: dict[HostPattern, HostRoutes] = {}
-    aliases: dict[HostPattern, HostAlias] = {}
     upstreams: dict[UpstreamKey, Upstream] = {}
     default: Route | None = None
     certificates: dict[CertificateKey, Certificate] = {}
@@ -208,6 +207,7 @@ class RoutingTable(msgspec.Struct, frozen=True):
     tcp_services: dict[int, TCPService] = {}
     default_certificate: CertificateKey | None = None
     settings: ProxySettings | None = None  # None: those that the process was started with
+    aliases: dict[HostPattern, HostAlias] = {}
 
 
 class TableDelta(msgspec.Struct, frozen=True, tag=True):

@@ -89,6 +89,7 @@ def parse_annotations(
     context: Context = NO_CONTEXT,
     namespace: str = "",
     ingress: str = "",
+    ingress_class: str | None = None,
 ) -> AnnotationPolicy:
     """`prefixes` in order of precedence: the first that has a name decides its value. `has_tls`: the Ingress has a tls section."""
     found: dict[str, tuple[str, str]] = {}
@@ -99,7 +100,15 @@ def parse_annotations(
     if not found and not context.acts_by_option:
         traffic = context.options.traffic
         return NO_ANNOTATIONS if traffic is DEFAULT_TRAFFIC else AnnotationPolicy(traffic)
-    features = AnnotationReader(dict(found), report, context.options, namespace, ingress, context.objects)
+    features = AnnotationReader(
+        dict(found),
+        report,
+        context.options,
+        namespace,
+        ingress,
+        context.objects,
+        lambda name: context.allows_middleware(ingress_class, name),
+    )
     reader = _Reader(found, report, context.parsers)
     if _is_canary(reader):
         return AnnotationPolicy(left_out=True)
