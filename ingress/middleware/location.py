@@ -5,11 +5,14 @@ what should lead to this host doesn't lead to another: a path never begins with 
 """
 
 import re
+from http import HTTPStatus
 
 from ingress.exchange import DirectResponse, Exchange
 
 _UNPRINTABLE = re.compile(rb"[^\x21-\x7e]")
-_REDIRECTS = frozenset((301, 302, 303, 307, 308))  # nginx: with other codes the URL is the body
+# nginx: with other codes the URL is the body
+_PAGES = {status: f"{status} {HTTPStatus(status).phrase}\n".encode() for status in (301, 302, 303, 307, 308)}
+_PLAIN = (b"Content-Type", b"text/plain")
 
 
 def clean(value: bytes) -> bytes:
@@ -19,9 +22,10 @@ def clean(value: bytes) -> bytes:
 
 def redirect(status: int, location: bytes) -> DirectResponse:
     """`location` came through `clean`."""
-    if status in _REDIRECTS:
-        return DirectResponse(status, ((b"Location", location),))
-    return DirectResponse(status, ((b"Content-Type", b"text/plain"),), location)
+    page = _PAGES.get(status)
+    if page is None:
+        return DirectResponse(status, (_PLAIN,), location)
+    return DirectResponse(status, ((b"Location", location), _PLAIN), page)
 
 
 def local_path(path: bytes) -> bytes:
