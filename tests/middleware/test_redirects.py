@@ -38,15 +38,27 @@ def redirected(answer: Answer) -> tuple[int, str | None]:
         ),
         ({"permanent-redirect": "/something", "relative-redirects": "true"}, "http://a.test/", (301, "/something")),
         # edges
-        ({"permanent-redirect": "http://r.test", "permanent-redirect-code": "308"}, "http://a.test/", (308, "http://r.test")),
+        (
+            {"permanent-redirect": "http://r.test", "permanent-redirect-code": "308"},
+            "http://a.test/",
+            (308, "http://r.test"),
+        ),
         ({"temporal-redirect": "https://t.test/x"}, "http://a.test/y?z", (302, "https://t.test/x")),
-        ({"temporal-redirect": "https://t.test", "temporal-redirect-code": "307"}, "http://a.test/", (307, "https://t.test")),
+        (
+            {"temporal-redirect": "https://t.test", "temporal-redirect-code": "307"},
+            "http://a.test/",
+            (307, "https://t.test"),
+        ),
         (
             {"temporal-redirect": "https://t.test", "permanent-redirect": "https://p.test"},
             "http://a.test/",
             (302, "https://t.test"),
         ),
-        ({"permanent-redirect": "https://r.test$request_uri"}, "http://a.test/x?y=%20z", (301, "https://r.test/x?y=%20z")),
+        (
+            {"permanent-redirect": "https://r.test$request_uri"},
+            "http://a.test/x?y=%20z",
+            (301, "https://r.test/x?y=%20z"),
+        ),
         ({"permanent-redirect": "$scheme://r.test:8443$uri"}, "http://a.test/x/../y?z", (301, "http://r.test:8443/y")),
         ({"permanent-redirect": "https://$host.r.test/"}, "http://A.test:80/", (301, "https://a.test.r.test/")),
         (
@@ -55,7 +67,11 @@ def redirected(answer: Answer) -> tuple[int, str | None]:
             (301, "https://r.test/?rd=%2Fx%3Fy%3D1%26z"),
         ),
         ({"permanent-redirect": "/s"}, "http://a.test:8080/", (301, "http://a.test/s")),
-        ({"permanent-redirect": "/s", "use-port-in-redirects": "true"}, "http://a.test:8080/", (301, "http://a.test:8080/s")),
+        (
+            {"permanent-redirect": "/s", "use-port-in-redirects": "true"},
+            "http://a.test:8080/",
+            (301, "http://a.test:8080/s"),
+        ),
         ({"permanent-redirect": "/s", "use-port-in-redirects": "true"}, "http://a.test/", (301, "http://a.test/s")),
         ({"permanent-redirect": "$request_uri"}, "http://a.test//evil.test/", (301, "http://a.test//evil.test/")),
         (
@@ -135,7 +151,9 @@ async def test_bad_details_leave_the_default(annotation: str, value: str, status
 
 
 async def test_empty_values_ask_for_nothing() -> None:
-    manifests = ingress("r", {"permanent-redirect": "", "temporal-redirect": "", "rewrite-target": "", "upstream-vhost": ""})
+    manifests = ingress(
+        "r", {"permanent-redirect": "", "temporal-redirect": "", "rewrite-target": "", "upstream-vhost": ""}
+    )
     assert (await ask(manifests)).service == "default/web"
 
 
