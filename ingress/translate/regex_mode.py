@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from ingress.errors import Severity, Verdict, VerdictReason
-from ingress.routing.regex import check_pattern
+from ingress.routing.regex import HOST_PROGRAM_LIMIT, check_pattern
 from ingress.routing.table import HostPattern, PathType, Route
 from ingress.translate.fragment import Fragment, Placed
 from ingress.translate.report import shown
@@ -34,15 +34,17 @@ def regex_routes(
     verdicts: list[Verdict] = []
     routes: list[Route] = []
     told: set[int] = set()
+    left = HOST_PROGRAM_LIMIT
     for fragment, placed in owned:
         pattern = _pattern(placed, exact)
-        if not placed.regex_by:
-            try:
-                check_pattern(pattern)
-            except ValueError as e:
-                message = f"The path is left out: {e}. Paths of {host or '*'} are regular expressions, because {why}."
-                verdicts.append(_verdict(fragment, placed, Severity.ERROR, message, placed.path))
-                continue
+        try:
+            left -= check_pattern(pattern)
+            if left < 0:
+                raise ValueError("the regular expressions of the host are too large, all together")
+        except ValueError as e:
+            message = f"The path is left out: {e}. Paths of {host or '*'} are regular expressions, because {why}."
+            verdicts.append(_verdict(fragment, placed, Severity.ERROR, message, placed.path))
+            continue
         if id(fragment) not in told and _means_something_else(placed):
             told.add(id(fragment))
             message = (

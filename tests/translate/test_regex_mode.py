@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from ingress.errors import Severity, VerdictReason
 from ingress.routing.regex import RegexPaths, check_pattern
 from ingress.routing.table import HostRoutes, Route
-from ingress.translate import Compilation
+from ingress.translate import Compilation, regex_mode
 
 from .build import compiled, ingress, path, rule, service
 
@@ -129,6 +129,16 @@ def test_a_literal_path_of_another_that_is_no_expression_is_left_out_and_says_wh
     (verdict,) = (v for v in result.verdicts if v.reason is VerdictReason.REGEX_MODE)
     assert (verdict.object, verdict.severity) == ("Ingress default/q", Severity.ERROR)
     assert "because Ingress default/r sets use-regex" in verdict.message
+
+
+def test_expressions_of_a_host_have_a_size_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(regex_mode, "HOST_PROGRAM_LIMIT", 60)
+    old = asks("old", impl("/a(.*)"), impl("/b(.*)"), created="2026-01-01T00:00:00Z", use_regex="true")
+    result = compiled(service(), old, asks("young", impl("/c[a-z]{50}"), created="2026-01-02T00:00:00Z"))
+    assert patterns(result) == ["/b(.*)", "/a(.*)"]
+    (verdict,) = (v for v in result.verdicts if v.reason is VerdictReason.REGEX_MODE)
+    assert verdict.object == "Ingress default/young"
+    assert "too large, all together" in verdict.message
 
 
 def test_without_regex_mode_an_expression_is_literal_with_a_warning() -> None:
