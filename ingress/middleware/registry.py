@@ -2,7 +2,18 @@
 
 from typing import Any
 
-from ingress.middleware import redirects, rewrite, upstream_vhost, user, www_redirect
+from ingress.middleware import (
+    basic_auth,
+    external_auth,
+    ip_access,
+    rate_limit,
+    redirects,
+    rewrite,
+    satisfy,
+    upstream_vhost,
+    user,
+    www_redirect,
+)
 from ingress.middleware.base import MiddlewareSpec
 
 SPECS: tuple[MiddlewareSpec[Any], ...] = (
@@ -11,6 +22,12 @@ SPECS: tuple[MiddlewareSpec[Any], ...] = (
     www_redirect.SPEC,
     redirects.SPEC,
     rewrite.REDIRECTING_SPEC,
+    # LIMIT, ACCESS
+    rate_limit.SPEC,
+    ip_access.SPEC,
+    basic_auth.SPEC,
+    external_auth.SPEC,
+    satisfy.SPEC,
     # UPSTREAM
     rewrite.SPEC,  # before what uses its groups
     upstream_vhost.SPEC,

@@ -125,6 +125,9 @@ class Feature(msgspec.Struct, frozen=True):
     name: str
     policy: dict[str, Any]
 
+    def __repr__(self) -> str:  # a policy may hold password hashes
+        return f"Feature({self.name!r})"
+
 
 APP_ROOT = "app-root"
 WWW_REDIRECT = "www-redirect"
