@@ -316,7 +316,8 @@ class _Builder:
             )
             return None
         written = path.path or "/"
-        regex_by = self._policy.host.regex_by(written)
+        ask = self._policy.host
+        regex_by = ask.regex_by(written) if ask is not NO_HOST_ASK else ""
         like_regex = looks_like_regex(path.path, path.path_type)
         if regex_by:
             normal, refusal = parse_regex_path(written)
