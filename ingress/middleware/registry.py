@@ -22,8 +22,9 @@ SPECS: tuple[MiddlewareSpec[Any], ...] = (
     www_redirect.SPEC,
     redirects.SPEC,
     rewrite.REDIRECTING_SPEC,
-    # LIMIT, ACCESS
+    # LIMIT
     rate_limit.SPEC,
+    # ACCESS
     ip_access.SPEC,
     basic_auth.SPEC,
     external_auth.SPEC,

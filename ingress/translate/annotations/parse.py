@@ -143,11 +143,9 @@ class _Reader:
 
     __slots__ = ("_parsers", "_suggestions", "found", "report")
 
-    def __init__(
-        self, found: dict[str, tuple[str, str]], report: Report, parsers: Sequence[FeatureParser] = ()
-    ) -> None:
-        self._parsers = parsers
+    def __init__(self, found: dict[str, tuple[str, str]], report: Report, parsers: Sequence[FeatureParser]) -> None:
         self.found = found
+        self._parsers = parsers
         self.report = report
         self._suggestions = _SUGGESTIONS
 
@@ -173,9 +171,11 @@ class _Reader:
         if self._suggestions == 0:
             return ""
         self._suggestions -= 1
-        names = [*_ALL_NAMES, *(name for parser in self._parsers for name in parser.annotations)]
-        close = difflib.get_close_matches(name[:80], names, n=1, cutoff=0.75)
+        close = difflib.get_close_matches(name[:80], self._all_names(), n=1, cutoff=0.75)
         return f" Did you mean {close[0]}?" if close else ""
+
+    def _all_names(self) -> list[str]:
+        return sorted({*_ALL_NAMES, *(name for parser in self._parsers for name in parser.annotations)})
 
 
 def _is_canary(reader: _Reader) -> bool:

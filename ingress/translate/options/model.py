@@ -42,6 +42,9 @@ class Options:
     traffic: TrafficPolicy = field(default_factory=TrafficPolicy)
     proxy: ProxySettings | None = None  # None: as the process was started
     allow_cross_namespace_resources: bool = False
+    limit_req_status: int = 503  # limit-req-status-code
+    limit_conn_status: int = 503  # limit-conn-status-code
+    access: AccessOptions = field(default_factory=AccessOptions)
     # redirects to HTTPS, and Strict-Transport-Security
     ssl_redirect: bool = True
     force_ssl_redirect: bool = False
@@ -53,9 +56,6 @@ class Options:
     hsts_max_age_s: int = 31536000
     hsts_include_subdomains: bool = True
     hsts_preload: bool = False
-    limit_req_status: int = 503  # limit-req-status-code
-    limit_conn_status: int = 503  # limit-conn-status-code
-    access: AccessOptions = field(default_factory=AccessOptions)
 
 
 DEFAULT_OPTIONS = Options()
