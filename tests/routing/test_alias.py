@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingress.routing.alias import alias_of
-from ingress.routing.regex import compile_host_pattern
+from ingress.routing.regex import find_host
 from ingress.routing.table import HostAlias, HostPattern, HostRoutes, RoutingTable
 from ingress.routing.trie import HostIndex, PathIndex, PathTrie
 
@@ -65,7 +65,7 @@ def test_it_agrees_with_the_index(hosts: list[str], patterns: list[str], name: s
     for alias in ordered:
         if not alias.pattern.startswith("~"):
             index.set(alias.pattern, tries[alias.host])
-    index.set_regex((compile_host_pattern(a.pattern[1:]), tries[a.host]) for a in ordered if a.pattern.startswith("~"))
+    index.set_regex(find_host([(a.pattern[1:], tries[a.host]) for a in ordered if a.pattern.startswith("~")]))
     found = index.lookup(name.encode())
     aliased = alias_of(table, name)
     if aliased is not None:
