@@ -341,6 +341,14 @@ class _Builder:
                 "Ingress is applied. ImplementationSpecific is the type for it.",
                 written,
             )
+        cookie = self._policy.ask.cookie
+        if regex_by and cookie is not None and not cookie.path and not is_strict_path(written):
+            self._report.warning(
+                f"{where}.path",
+                VerdictReason.INVALID_ANNOTATION,
+                "It is the path of the session cookie too, and no browser sends that for a regular expression: set session-cookie-path.",
+                written,
+            )
         return Placed(
             self._route(host, normal, path_type, target), where, written, regex_by, like_regex and not regex_by
         )

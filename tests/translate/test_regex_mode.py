@@ -169,6 +169,20 @@ def test_types_that_admission_would_refuse(kind: str | None, text: str, warned: 
     assert any(v.field.endswith("pathType") for v in result.verdicts) is warned
 
 
+@pytest.mark.parametrize(
+    ("annotations", "warned"),
+    [
+        ({"affinity": "cookie", "use_regex": "true"}, True),
+        ({"affinity": "cookie", "use_regex": "true", "session_cookie_path": "/"}, False),
+        ({"use_regex": "true"}, False),
+        ({"affinity": "cookie"}, False),
+    ],
+)
+def test_a_session_cookie_needs_a_path_of_its_own(annotations: dict[str, str], warned: bool) -> None:
+    result = compiled(service(), asks("r", impl("/x(.*)"), **annotations))
+    assert any("set session-cookie-path" in v.message for v in result.verdicts) is warned
+
+
 def test_the_default_of_the_host_is_rewritten_with_the_rest() -> None:
     rules = rule(HOST, impl("/x/(.*)"))
     ing = ingress(
