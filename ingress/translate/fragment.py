@@ -329,7 +329,9 @@ class _Builder:
         ask = self._policy.host
         regex_by = ask.regex_by(written) if ask is not NO_HOST_ASK else ""
         like_regex = looks_like_regex(path.path, path.path_type)
-        if regex_by:
+        if regex_by or (
+            like_regex and self._policy.canary is not None
+        ):  # a canary's path is its main Ingress's, as written
             normal, refusal = parse_regex_path(written)
         else:
             normal, refusal = parse_rule_path(path.path, like_regex)

@@ -240,3 +240,25 @@ def test_it_agrees_with_a_naive_matcher(written: list[tuple[str, str]], asked: s
     index.finish()
     found = index.match(asked.encode())
     assert (None if found is None else found.path) == naive(written, asked)
+
+
+# ---- canaries -------------------------------------------------------------------------------------------------------
+
+
+def test_a_canary_need_not_repeat_what_makes_its_path_an_expression() -> None:
+    main = asks("main", impl("/x(/(.*))?"), rewrite_target="/$2")
+    canary = asks("canary", impl("/x(/(.*))?", "next"), canary="true", canary_weight="10")
+    (route,) = routes_of(compiled(service(), service("next"), main, canary)).routes
+    assert [c.route.service for c in route.canaries] == ["next"]
+    assert route.canaries[0].route.pattern == route.pattern == "/x(/(.*))?"
+
+
+def test_a_canary_asks_nothing_of_its_host() -> None:
+    main = ingress("main", rule(HOST, path("/x")))
+    annotations = {"use_regex": "true", "app_root": "/y", "server_alias": "b.test", "from_to_www_redirect": "true"}
+    canary = asks("canary", path("/x", "next"), canary="true", canary_weight="10", **annotations)
+    result = compiled(service(), service("next"), main, canary)
+    assert result.table.hosts.keys() == {HOST}
+    assert result.table.aliases == {}
+    assert routes_of(result).regex_cause == ""
+    assert routes_of(result).app_root is None
