@@ -613,3 +613,21 @@ async def test_passthrough_when_nobody_listens():
         with pytest.raises((ssl.SSLError, ConnectionError)):
             await opened(proxy, "through.example")
         await until(lambda: proxy.failures() == {"connect_failed": 1})
+
+
+async def test_a_pipeline_that_is_cut_short_loses_no_answer():
+    """The end is told while the client still sends: close_notify and FIN, but no reset."""
+    async with serving(settings=ProxySettings(keepalive_requests=50)) as (proxy, _):
+        wire = await opened(proxy)
+        wire.tls.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" * 50_000)
+        flood = asyncio.create_task(wire.flush())
+        await until(lambda: len(proxy.log.records) == 50)
+        for number in range(50):
+            _, fields, body = await wire.response()
+            assert body == b"hello"
+            assert fields.get("connection") == ("close" if number == 49 else None)
+        assert await wire.read() == b""
+        assert wire.ended
+        wire.close()
+        await asyncio.wait([flood])
+        flood.exception()
