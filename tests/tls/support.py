@@ -227,6 +227,9 @@ class Wire:
                     return b""
             except ssl.SSLEOFError:
                 return b""
+            except ssl.SSLZeroReturnError:  # as an empty read, once it has sent close_notify itself
+                self.ended = True
+                return b""
             else:
                 if not data:
                     self.ended = True
