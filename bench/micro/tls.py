@@ -219,6 +219,6 @@ def layers() -> dict[str, Callable[[], Callable[[], object]]]:
         pass
     else:
         found["TLS request and response, uvloop's layer"] = keep_alive(
-            _theirs(uvloop.loop.SSLProtocol), uvloop.new_event_loop
+            _theirs(vars(uvloop.loop)["SSLProtocol"]), uvloop.new_event_loop
         )
     return found | {"a ClientHello read": _hello, "a TLS context made": _context}
