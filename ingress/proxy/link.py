@@ -15,17 +15,18 @@ from weakref import WeakValueDictionary
 import msgspec
 
 from ingress.affinity.client_ip import ClientIPAffinity, Update
-from ingress.affinity.hashkey import compile_hash_key
 from ingress.balancing import ejection
 from ingress.balancing.base import EndpointState, Picker
 from ingress.balancing.consistent_hash import ConsistentHash
 from ingress.balancing.hashing import hash64
 from ingress.balancing.registry import build_picker, build_ring, observes_latency
-from ingress.exchange import DirectResponse, Exchange, RequestHook, ResponseHook
+from ingress.exchange import DirectResponse, ErrorHook, Exchange, RequestHook, ResponseHook
 from ingress.metrics import RouteStats, UpstreamStats, WorkerMetrics
 from ingress.middleware import registry
-from ingress.middleware.base import Scope, Services
+from ingress.middleware.base import Hooks, Phase, Scope, Services
+from ingress.middleware.satisfy import join as join_access
 from ingress.proxy.sessions import CookieSessions
+from ingress.routing.regex import RegexPaths, compile_host_pattern
 from ingress.routing.table import (
     AffinityMode,
     Balancing,
@@ -44,7 +45,8 @@ from ingress.routing.table import (
     UpstreamProtocol,
     apply_delta,
 )
-from ingress.routing.trie import HostIndex, PathTrie, normalize_host
+from ingress.routing.trie import HostIndex, PathIndex, PathTrie, normalize_host
+from ingress.variables import compile_value
 
 _log = logging.getLogger(__name__)
 _STATUS_RETRIES = {
@@ -137,7 +139,7 @@ class UpstreamRuntime:
         self.balancing = balancing
         self.observes_latency = observes_latency(balancing)
         hashed = balancing.load_balance is LoadBalance.CONSISTENT_HASH and balancing.affinity is AffinityMode.NONE
-        self._hash_key = compile_hash_key(balancing.hash_key) if hashed else None
+        self._hash_key = compile_value(balancing.hash_key) if hashed else None
         before, self.client_ip = self.client_ip, None
         if balancing.affinity is AffinityMode.CLIENT_IP:
             self.client_ip = ClientIPAffinity(balancing.client_ip_timeout_s)
@@ -212,7 +214,7 @@ class UpstreamRuntime:
     def pick_sticky(self, exchange: Exchange, now: float, picker: Picker) -> EndpointState:
         """The endpoint for the first attempt where affinity or a hash decides; elsewhere `picker` alone does."""
         if self._hash_key is not None:
-            exchange.hash_key = hash64(self._hash_key(exchange))
+            exchange.hash_key = hash64(self._hash_key(exchange, exchange.route.route))
             return picker.pick(now, exchange.hash_key)
         ring = self._ring
         assert ring is not None
@@ -248,6 +250,7 @@ class LinkedRoute:
 
     __slots__ = (
         "body_limit_bytes",
+        "error_hooks",
         "policy",
         "request_hooks",
         "response_hooks",
@@ -266,6 +269,7 @@ class LinkedRoute:
         retry: RetryRule,
         request_hooks: tuple[RequestHook, ...] = (),
         response_hooks: tuple[ResponseHook, ...] = (),
+        error_hooks: tuple[ErrorHook, ...] = (),
     ) -> None:
         self.route = route
         self.upstream = upstream
@@ -275,6 +279,7 @@ class LinkedRoute:
         self.retry = retry
         self.request_hooks = request_hooks
         self.response_hooks = response_hooks
+        self.error_hooks = error_hooks
         self.status = route.closed_status if upstream is None else 0  # what to answer when there is no upstream
 
 
@@ -289,9 +294,9 @@ class Snapshot:
         self.hosts = hosts
         self.asks_certificates = any(host.client_auth is not None for host in table.tls_hosts.values())
         self.not_found = not_found  # the table's default backend, or the built-in 404
-        self._authorities: dict[bytes, tuple[bytes, PathTrie[LinkedRoute] | None]] = {}
+        self._authorities: dict[bytes, tuple[bytes, PathIndex[LinkedRoute] | None]] = {}
 
-    def host(self, authority: bytes) -> tuple[bytes, PathTrie[LinkedRoute] | None]:
+    def host(self, authority: bytes) -> tuple[bytes, PathIndex[LinkedRoute] | None]:
         """(normalised host, its paths). Raises ValueError for what is no host."""
         entry = self._authorities.get(authority)
         if entry is None:
@@ -303,7 +308,7 @@ class Snapshot:
                 self._authorities[authority] = entry
         return entry
 
-    def find(self, trie: PathTrie[LinkedRoute] | None, path: bytes) -> LinkedRoute:
+    def find(self, trie: PathIndex[LinkedRoute] | None, path: bytes) -> LinkedRoute:
         if trie is None:
             return self.not_found
         return trie.match(path) or trie.default or self.not_found
@@ -366,7 +371,9 @@ class Runtime:
     def link(self, table: RoutingTable) -> Snapshot:
         """Bind a whole table."""
         self._update_upstreams(table.upstreams.values())
-        snapshot = self._snapshot(table, HostIndex((h, self._trie(r)) for h, r in table.hosts.items()))
+        hosts = HostIndex((h, self._paths(r)) for h, r in table.hosts.items())
+        _set_aliases(hosts, table)
+        snapshot = self._snapshot(table, hosts)
         self._retire(self.upstreams.keys() - table.upstreams.keys())
         return snapshot
 
@@ -374,12 +381,13 @@ class Runtime:
         """Bind what changed since `snapshot`; raises ValueError when the delta is against another table."""
         table = apply_delta(snapshot.table, delta)
         self._update_upstreams(delta.upstreams.values())
-        if delta.hosts or delta.removed_hosts:
+        if delta.hosts or delta.removed_hosts or delta.aliases or delta.removed_aliases:
             hosts = snapshot.hosts.copy()
-            for host in delta.removed_hosts:
+            for host in (*delta.removed_hosts, *delta.removed_aliases):
                 hosts.remove(host)
             for host, routes in delta.hosts.items():
-                hosts.set(host, self._trie(routes))
+                hosts.set(host, self._paths(routes))
+            _set_aliases(hosts, table)
         else:
             hosts = snapshot.hosts
         linked = self._snapshot(table, hosts)
@@ -415,8 +423,19 @@ class Runtime:
             if runtime is not None:
                 runtime.retire()
 
-    def _trie(self, routes: HostRoutes) -> PathTrie[LinkedRoute]:
-        trie: PathTrie[LinkedRoute] = PathTrie(None if routes.default is None else self._linked(routes.default))
+    def _paths(self, routes: HostRoutes) -> PathIndex[LinkedRoute]:
+        default = None if routes.default is None else self._linked(routes.default)
+        if routes.regex_cause:
+            expressions: RegexPaths[LinkedRoute] = RegexPaths(default)
+            if routes.app_root is not None:
+                expressions.add_exact(b"/", self._linked(routes.app_root))
+            for route in routes.routes:
+                expressions.add(route.pattern, self._linked(route))
+            expressions.finish()
+            return expressions
+        trie: PathTrie[LinkedRoute] = PathTrie(default)
+        if routes.app_root is not None:
+            trie.add(b"/", PathType.EXACT, self._linked(routes.app_root))
         for route in routes.routes:
             trie.add(route.path.encode("ascii"), route.path_type, self._linked(route))
         return trie
@@ -431,29 +450,57 @@ class Runtime:
             return LinkedRoute(route, upstream, stats, rule)
         return LinkedRoute(route, upstream, stats, rule, *self._hooks(route))
 
-    def _hooks(self, route: Route) -> tuple[tuple[RequestHook, ...], tuple[ResponseHook, ...]]:
+    def _hooks(self, route: Route) -> tuple[tuple[RequestHook, ...], tuple[ResponseHook, ...], tuple[ErrorHook, ...]]:
         """Those of its features, in the order in which they are called. What can't be bound closes the route: a bug must not open it."""
         scope = Scope(route, self.services, self._live)
         request: list[RequestHook] = []
+        access: list[Hooks] = []  # joined in their place, when the next phase begins
         response: list[ResponseHook] = []
+        error: list[ErrorHook] = []
         try:
             for feature in sorted(route.features, key=lambda f: registry.order(f.name)):
                 spec = registry.BY_NAME[feature.name]
                 hooks = spec.bind(msgspec.convert(feature.policy, spec.policy), scope)
-                if hooks.request is not None:
-                    request.append(hooks.request)
+                if spec.phase is Phase.ACCESS:
+                    access.append(hooks)
+                else:
+                    if access and spec.phase > Phase.ACCESS:
+                        request += join_access(access)
+                        access = []
+                    if hooks.request is not None:
+                        request.append(hooks.request)
                 if hooks.response is not None:
                     response.insert(0, hooks.response)
+                if hooks.error is not None:
+                    error.insert(0, hooks.error)
+            request += join_access(access)
         except Exception:
             _log.exception("the features of %s could not be bound: it answers 500", route.id)
-            return (_refuse,), ()
-        return tuple(request), tuple(response)
+            return (_refuse,), (), ()
+        return tuple(request), tuple(response), tuple(error)
 
     def _live(self, key: Hashable, make: Callable[[], Any]) -> Any:
         found = self._live_objects.get(key)
         if found is None:
             found = self._live_objects[key] = make()
         return found
+
+
+def _set_aliases(hosts: HostIndex[LinkedRoute], table: RoutingTable) -> None:
+    """Let every alias lead to the paths that its host has now."""
+    if not table.aliases:
+        hosts.set_regex(())
+        return
+    expressions: list[tuple[Callable[[bytes], bool], PathIndex[LinkedRoute]]] = []
+    for alias in sorted(table.aliases.values(), key=lambda alias: alias.rank):
+        paths = hosts.get(alias.host)
+        if paths is None:
+            continue
+        if alias.pattern.startswith("~"):
+            expressions.append((compile_host_pattern(alias.pattern[1:]), paths))
+        elif alias.pattern not in table.hosts:
+            hosts.set(alias.pattern, paths)
+    hosts.set_regex(expressions)
 
 
 def _refuse(exchange: Exchange) -> DirectResponse:

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 import msgspec
 
 from ingress.model import ObjectRef
-from ingress.routing.table import CookieAffinity, Feature, HashPart, LoadBalance, TrafficPolicy, UpstreamProtocol
+from ingress.routing.table import CookieAffinity, Feature, LoadBalance, TrafficPolicy, UpstreamProtocol
+from ingress.translate.annotations.hosts import NO_HOST_ASK, HostAsk
 from ingress.translate.options.model import DEFAULT_OPTIONS
+from ingress.variables import Part
 
 
 class UpstreamAsk(msgspec.Struct, frozen=True):
@@ -16,7 +18,7 @@ class UpstreamAsk(msgspec.Struct, frozen=True):
     """
 
     load_balance: LoadBalance = LoadBalance.ROUND_ROBIN
-    hash_key: tuple[HashPart, ...] = ()
+    hash_key: tuple[Part, ...] = ()
     cookie: CookieAffinity | None = None
     protocol: UpstreamProtocol | None = None
 
@@ -35,6 +37,7 @@ class AnnotationPolicy:
     closed_reason: str = ""
     left_out: bool = False
     features: tuple[Feature, ...] = ()
+    host: HostAsk = NO_HOST_ASK
     references: frozenset[ObjectRef] = frozenset()  # Secrets and ConfigMaps that were asked for, existing or not
 
 
