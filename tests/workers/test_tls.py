@@ -49,7 +49,7 @@ class Served:
     async def publish(self, changed: RoutingTable) -> None:
         generation = self.supervisor.publish(changed)
         async with asyncio.timeout(30):
-            while self.supervisor.acknowledged < generation:
+            while self.supervisor.acknowledged < generation:  # noqa: ASYNC110 - the supervisor has one listener
                 await asyncio.sleep(0.01)
 
     async def openssl(self, *arguments: str, data: bytes = b"", check: bool = True, commands: str = "-ign_eof") -> str:
@@ -225,7 +225,7 @@ async def test_a_worker_that_drains_finishes_what_it_has_on_tls() -> None:
         await wire.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nab")
         os.kill(pid, signal.SIGTERM)
         async with asyncio.timeout(30):
-            while one.supervisor.pids == [pid]:
+            while one.supervisor.pids == [pid]:  # noqa: ASYNC110 - another process
                 await asyncio.sleep(0.01)
         again = await (await Wire(ANY, "exact.example").connect(one.port)).handshake()
         assert (await again.get("a"))[0] == 200
