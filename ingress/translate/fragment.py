@@ -14,11 +14,12 @@ from ingress.model import Ingress, ObjectRef, Service
 from ingress.model.cluster import NamespacedName
 from ingress.model.kubernetes import HTTPIngressPath, IngressBackend, IngressRule
 from ingress.routing.table import ANY_HOST, HostPattern, PathType, Route, TrafficPolicy, UpstreamKey, UpstreamProtocol
-from ingress.translate.annotations import DEFAULT_ASK, NO_ANNOTATIONS, AnnotationPolicy, UpstreamAsk, parse_annotations
+from ingress.translate.annotations import NO_ANNOTATIONS, AnnotationPolicy, UpstreamAsk, parse_annotations
 from ingress.translate.backends import UpstreamSpec, app_protocol, find_port, upstream_spec
 from ingress.translate.context import Context
 from ingress.translate.names import is_object_name, is_port_name, parse_host
-from ingress.translate.paths import looks_like_regex, parse_path_type, parse_rule_path
+from ingress.translate.options import DEFAULT_OPTIONS, Options
+from ingress.translate.paths import is_unusual, looks_like_regex, parse_path_type, parse_rule_path
 from ingress.translate.references import references_of
 from ingress.translate.report import Report, shown
 
@@ -92,7 +93,9 @@ def build_fragment(ingress: Ingress, services: Mapping[NamespacedName, Service],
         )
 
 
-def build_fallback(settings: TranslateSettings, services: Mapping[NamespacedName, Service]) -> Fragment | None:
+def build_fallback(
+    settings: TranslateSettings, services: Mapping[NamespacedName, Service], options: Options = DEFAULT_OPTIONS
+) -> Fragment | None:
     """The default backend of the controller as a fragment of its own; None if none is set.
 
     A Service that is missing or without ports gives a fragment that claims nothing: unknown hosts get the built-in 404, as
@@ -119,8 +122,8 @@ def build_fallback(settings: TranslateSettings, services: Mapping[NamespacedName
                 "The default backend Service has no port: unknown hosts get 404.",
             )
         return Fragment(ref, report.origin, UNKNOWN_AGE, services=watched, verdicts=report.verdicts())
-    spec = upstream_spec(namespace, name, service.spec.ports[0].port, "", DEFAULT_ASK)
-    route = Route(ANY_HOST, "/", PathType.PREFIX, namespace, "", name, spec.port, spec.key)
+    spec = upstream_spec(namespace, name, service.spec.ports[0].port, "", UpstreamAsk(options.load_balance))
+    route = Route(ANY_HOST, "/", PathType.PREFIX, namespace, "", name, spec.port, spec.key, options.traffic)
     return Fragment(
         ref, report.origin, UNKNOWN_AGE, catch_all=Placed(route, ""), uses={spec.key: Use(spec, "")}, services=watched
     )
@@ -160,6 +163,7 @@ class _Builder:
         self._uses: dict[UpstreamKey, Use] = {}
         self._targets: dict[tuple[str, int, str], _Target] = {}
         self._policy: AnnotationPolicy = NO_ANNOTATIONS
+        self._strict_paths = False
 
     def build(self, context: Context) -> Fragment:
         ingress, spec, report = self.ingress, self.ingress.spec, self._report
@@ -174,6 +178,7 @@ class _Builder:
             created = UNKNOWN_AGE
         if not self._has_valid_name():
             return Fragment(ingress.ref, ingress.origin, created, verdicts=report.verdicts())
+        self._strict_paths = context.options.strict_paths
         self._policy = parse_annotations(
             ingress.metadata.annotations,
             context.settings.annotation_prefixes,
@@ -282,6 +287,13 @@ class _Builder:
                 f"{where}.path",
                 VerdictReason.INVALID_FIELD,
                 "It looks like a regular expression, but is matched literally, as a prefix.",
+                path.path,
+            )
+        elif self._strict_paths and is_unusual(path.path, path.path_type):
+            self._report.warning(
+                f"{where}.path",
+                VerdictReason.INVALID_FIELD,
+                "Exact and Prefix paths should have letters, digits and ._-/ only (strict-validate-path-type). It is served.",
                 path.path,
             )
         return Placed(self._route(host, normal, path_type, target), where)

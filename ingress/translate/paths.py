@@ -1,8 +1,11 @@
 """Paths of rules: which are taken, and in what form (KEP-1453, validation of the API server)."""
 
+import re
+
 from ingress.routing.path import normalize_rule_path
 from ingress.routing.table import PathType
 
+_STRICT = re.compile(r"/[A-Za-z0-9._/-]*", re.ASCII)
 # What an ingress-nginx user writes into a path only to have it read as a regular expression.
 _REGEX_SIGNS = frozenset("()*$[]|\\^+?")
 
@@ -29,3 +32,8 @@ def parse_path_type(text: str | None) -> PathType | None:
 def looks_like_regex(path: str, path_type: str | None) -> bool:
     """True for an ImplementationSpecific path that was probably meant as a regular expression."""
     return path_type == "ImplementationSpecific" and not _REGEX_SIGNS.isdisjoint(path)
+
+
+def is_unusual(path: str, path_type: str | None) -> bool:
+    """True for what ingress-nginx's `strict-validate-path-type` refuses."""
+    return path_type in ("Exact", "Prefix") and bool(path) and _STRICT.fullmatch(path) is None
