@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from ingress.variables import local_time
+from ingress.request_text import local_time
 
 log = logging.getLogger(__name__)
 

@@ -90,7 +90,7 @@ class TLSSettings:
 class LogSettings:
     """The access log, beside `ProxySettings.access_log`, which switches it."""
 
-    format: str = ""  # with nginx's variables (`ingress.variables`); empty: that of --log-format
+    format: str = ""  # with nginx's variables (`ingress.request_text`); empty: that of --log-format
     escape: str = "default"  # default | json | none, as in nginx's log_format
     skip_urls: tuple[str, ...] = ()  # of nginx's map: whole request URIs, or ~ and a regular expression
     default_backend: bool = True  # requests that no Ingress asked for
@@ -98,7 +98,7 @@ class LogSettings:
 
 @dataclass(frozen=True, slots=True)
 class HeaderSettings:
-    """Header fields, for every route. Values may have nginx's variables (`ingress.variables`)."""
+    """Header fields, for every route. Values may have nginx's variables (`ingress.request_text`)."""
 
     server_tokens: bool = False  # our version in Server
     backend_server: bool = False  # the endpoint's Server instead of ours

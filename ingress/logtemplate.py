@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from ingress.variables import NOT_AVAILABLE, Getter, getter, iso_time, local_time, parse_template, variables_of
+from ingress.request_text import NOT_AVAILABLE, Getter, getter, iso_time, local_time, parse_template, variables_of
 
 # ---- escaping -------------------------------------------------------------------------------------------------------
 

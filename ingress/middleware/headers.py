@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ingress.exchange import Exchange, ResponseHead, ResponseHook
-from ingress.variables import compile_template, parse_template
+from ingress.request_text import compile_template, parse_template
 
 Fill = Callable[[Any], bytes]
 

@@ -5,7 +5,7 @@ import re
 from ingress.errors import VerdictReason
 from ingress.model import ConfigMap
 from ingress.translate.report import Report, shown
-from ingress.variables import compile_template, parse_template
+from ingress.request_text import compile_template, parse_template
 
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,256}", re.ASCII)
 _FIELDS_LIMIT = 200

@@ -11,7 +11,7 @@ from ingress.translate.annotations.values import boolean, count, positive, size_
 from ingress.translate.names import is_object_name
 from ingress.translate.options.model import Risk
 from ingress.translate.report import shown
-from ingress.variables import NOT_AVAILABLE, getter, parse_template, variables_of
+from ingress.request_text import NOT_AVAILABLE, getter, parse_template, variables_of
 
 T = TypeVar("T")
 
