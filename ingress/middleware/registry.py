@@ -2,9 +2,10 @@
 
 from typing import Any
 
+from ingress.middleware import user
 from ingress.middleware.base import MiddlewareSpec
 
-SPECS: tuple[MiddlewareSpec[Any], ...] = ()
+SPECS: tuple[MiddlewareSpec[Any], ...] = (user.SPEC,)
 
 BY_NAME: dict[str, MiddlewareSpec[Any]] = {spec.name: spec for spec in SPECS}
 

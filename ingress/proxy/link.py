@@ -21,7 +21,7 @@ from ingress.balancing.base import EndpointState, Picker
 from ingress.balancing.consistent_hash import ConsistentHash
 from ingress.balancing.hashing import hash64
 from ingress.balancing.registry import build_picker, build_ring, observes_latency
-from ingress.exchange import DirectResponse, Exchange, RequestHook, ResponseHook
+from ingress.exchange import DirectResponse, ErrorHook, Exchange, RequestHook, ResponseHook
 from ingress.metrics import RouteStats, UpstreamStats, WorkerMetrics
 from ingress.middleware import registry
 from ingress.middleware.base import Scope, Services
@@ -248,6 +248,7 @@ class LinkedRoute:
 
     __slots__ = (
         "body_limit_bytes",
+        "error_hooks",
         "policy",
         "request_hooks",
         "response_hooks",
@@ -266,6 +267,7 @@ class LinkedRoute:
         retry: RetryRule,
         request_hooks: tuple[RequestHook, ...] = (),
         response_hooks: tuple[ResponseHook, ...] = (),
+        error_hooks: tuple[ErrorHook, ...] = (),
     ) -> None:
         self.route = route
         self.upstream = upstream
@@ -275,6 +277,7 @@ class LinkedRoute:
         self.retry = retry
         self.request_hooks = request_hooks
         self.response_hooks = response_hooks
+        self.error_hooks = error_hooks
         self.status = route.closed_status if upstream is None else 0  # what to answer when there is no upstream
 
 
@@ -430,11 +433,12 @@ class Runtime:
             return LinkedRoute(route, upstream, stats, rule)
         return LinkedRoute(route, upstream, stats, rule, *self._hooks(route))
 
-    def _hooks(self, route: Route) -> tuple[tuple[RequestHook, ...], tuple[ResponseHook, ...]]:
+    def _hooks(self, route: Route) -> tuple[tuple[RequestHook, ...], tuple[ResponseHook, ...], tuple[ErrorHook, ...]]:
         """Those of its features, in the order in which they are called. What can't be bound closes the route: a bug must not open it."""
         scope = Scope(route, self.services, self._live)
         request: list[RequestHook] = []
         response: list[ResponseHook] = []
+        error: list[ErrorHook] = []
         try:
             for feature in sorted(route.features, key=lambda f: registry.order(f.name)):
                 spec = registry.BY_NAME[feature.name]
@@ -443,10 +447,12 @@ class Runtime:
                     request.append(hooks.request)
                 if hooks.response is not None:
                     response.insert(0, hooks.response)
+                if hooks.error is not None:
+                    error.insert(0, hooks.error)
         except Exception:
             _log.exception("the features of %s could not be bound: it answers 500", route.id)
-            return (_refuse,), ()
-        return tuple(request), tuple(response)
+            return (_refuse,), (), ()
+        return tuple(request), tuple(response), tuple(error)
 
     def _live(self, key: Hashable, make: Callable[[], Any]) -> Any:
         found = self._live_objects.get(key)

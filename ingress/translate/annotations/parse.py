@@ -92,6 +92,7 @@ def parse_annotations(
     context: Context = NO_CONTEXT,
     namespace: str = "",
     ingress: str = "",
+    ingress_class: str | None = None,
 ) -> AnnotationPolicy:
     """`prefixes` in order of precedence: the first that has a name decides its value. `has_tls`: the Ingress has a tls section."""
     found: dict[str, tuple[str, str]] = {}
@@ -104,9 +105,17 @@ def parse_annotations(
         if options is DEFAULT_OPTIONS:
             return NO_ANNOTATIONS
         return AnnotationPolicy(options.traffic, UpstreamAsk(options.load_balance))
-    features = AnnotationReader(dict(found), report, context.options, namespace, ingress, context.objects)
     reader = _Reader(found, report)
-    refusal = _refuse_values(reader, options)
+    refusal = _refuse_values(reader, options)  # first: nobody reads what is refused
+    features = AnnotationReader(
+        dict(found),
+        report,
+        context.options,
+        namespace,
+        ingress,
+        context.objects,
+        lambda name: context.allows_middleware(ingress_class, name),
+    )
     if _is_canary(reader):
         return AnnotationPolicy(left_out=True)
     ask = _upstream_ask(reader, options)
