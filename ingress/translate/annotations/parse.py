@@ -12,8 +12,6 @@ from ingress.errors import VerdictReason
 from ingress.routing.table import (
     CookieAffinity,
     CookieMode,
-    HashPart,
-    HashVariable,
     LoadBalance,
     RetryOn,
     TrafficPolicy,
@@ -34,6 +32,7 @@ from ingress.translate.context import NO_CONTEXT, Context
 from ingress.translate.features import AnnotationReader, field_of, parse_features
 from ingress.translate.options.model import DEFAULT_OPTIONS, Options, Risk
 from ingress.translate.report import Report, shown
+from ingress.variables import Part, Variable
 
 OWN_PREFIX = "aioingress.io/"
 
@@ -229,10 +228,10 @@ def _refuse_values(reader: _Reader, options: Options) -> str:
 def _upstream_ask(reader: _Reader, options: Options) -> UpstreamAsk:
     load_balance = reader.take("load-balance", _load_balance, options.load_balance)
     hash_by = reader.found.get("upstream-hash-by")
-    hash_key: tuple[HashPart, ...] = reader.take("upstream-hash-by", parse_hash_key, ())
+    hash_key: tuple[Part, ...] = reader.take("upstream-hash-by", parse_hash_key, ())
     if hash_key:
         load_balance = LoadBalance.CONSISTENT_HASH  # wins over load-balance, as in ingress-nginx
-        if hash_by is not None and all(part.variable is HashVariable.TEXT for part in hash_key):
+        if hash_by is not None and all(part.variable is Variable.TEXT for part in hash_key):
             key, value = hash_by
             reader.report.warning(
                 field_of(key),
