@@ -278,7 +278,16 @@ _RECORD_OVERHEAD_BYTES = 1024
 
 def _weight(r: AccessRecord) -> int:
     """By index, which is faster than by name: target, host, referer, user agent, request id, user."""
-    return _RECORD_OVERHEAD_BYTES + len(r[3]) + len(r[5]) + len(r[8]) + len(r[9]) + len(r[20]) + len(r[21]) + sum([len(x or b"") for x in r[22]])
+    return (
+        _RECORD_OVERHEAD_BYTES
+        + len(r[3])
+        + len(r[5])
+        + len(r[8])
+        + len(r[9])
+        + len(r[20])
+        + len(r[21])
+        + sum([len(x or b"") for x in r[22]])
+    )
 
 
 def _write_limit_bytes(fd: int) -> int:

@@ -1,8 +1,8 @@
-"""Text with nginx's variables (`$name`, `${name}`): taken apart when configuration changes, filled in per request.
+"""Text with nginx's variables that the operator of the controller writes: log formats and header fields of the options ConfigMap.
 
-Used where an operator writes such text: log formats and header fields of the options ConfigMap. Only the names below exist, each a plain
-function of an exchange; a value is never looked into for further variables. A request's exchange is described by `exchange.Exchange`,
-which this module, below it, doesn't import.
+`ingress.variables` says what a variable means; here are the few more that need a clock, the process or a finished request, and which values
+are missing rather than empty. Taken apart when configuration changes, filled in per request by plain functions of an exchange
+(`exchange.Exchange`, which this module, below it, doesn't import); a value is never looked into for further variables.
 """
 
 import os
@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
+
+from ingress.variables import Variable, compile_value, parse_value
 
 Getter = Callable[[Any], bytes | None]
 """Of an exchange. None: nginx would say "not found", and a log shows `-`."""
@@ -59,10 +61,8 @@ def variables_of(parts: Sequence[Part]) -> tuple[str, ...]:
 # ---- values ---------------------------------------------------------------------------------------------------------
 
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-_UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 # The reader moves what a client claimed about itself out of the way, before a hook or a log sees it.
 _MOVED = {b"x-forwarded-for": b"x-original-forwarded-for", b"x-forwarded-host": b"x-original-forwarded-host"}
-_FORWARDED_PORT = re.compile(rb"(?:^|\n)X-Forwarded-Port: ([0-9]+)")
 
 
 def local_time(second: int) -> str:
@@ -97,36 +97,25 @@ def _header(name: bytes) -> Getter:
     return get
 
 
-def _argument(name: bytes) -> Getter:
-    def get(exchange: Any) -> bytes | None:
-        for pair in exchange.query[1:].split(b"&"):
-            key, equals, value = pair.partition(b"=")
-            if equals and key.lower() == name:
-                return bytes(value)
+class _NoRule:
+    """Where there is no route yet."""
+
+    host = path = namespace = ingress = service = port = ""
+
+
+_NO_RULE = _NoRule()
+
+
+def _of_variables(name: str) -> Getter | None:
+    """As values of annotations have it; None for a name that they don't have."""
+    try:
+        (part,) = parse_value(f"${{{name}}}")
+    except ValueError:
         return None
-
-    return get
-
-
-def _cookie(name: bytes) -> Getter:
-    def get(exchange: Any) -> bytes | None:
-        for field in exchange.header_values(b"cookie"):
-            for pair in field.split(b";"):
-                key, equals, value = pair.strip().partition(b"=")
-                if equals and key.lower() == name:
-                    return bytes(value)
+    if part.variable is Variable.CAPTURE:
         return None
-
-    return get
-
-
-def _of_route(attribute: str) -> Getter:
-    def get(exchange: Any) -> bytes | None:
-        rule = None if exchange.route is None else exchange.route.route
-        value: str = "" if rule is None else getattr(rule, attribute)
-        return value.encode() or None
-
-    return get
+    evaluate = compile_value((part,))
+    return lambda exchange: evaluate(exchange, _NO_RULE if exchange.route is None else exchange.route.route) or None
 
 
 def upstream_name(exchange: Any) -> bytes | None:
@@ -141,15 +130,6 @@ def request_line(exchange: Any) -> bytes | None:
 def protocol(exchange: Any) -> bytes:
     version = exchange.version
     return b"HTTP/1.1" if version == 11 else b"HTTP/1.0" if version == 10 else b"HTTP/2.0"
-
-
-def _port(exchange: Any) -> bytes | None:
-    match = _FORWARDED_PORT.search(exchange.forwarded)
-    return match[1] if match else None
-
-
-def _escaped_uri(exchange: Any) -> bytes:
-    return b"".join(b"%c" % c if c in _UNRESERVED else b"%%%02X" % c for c in exchange.target)
 
 
 def _tls(attribute: str) -> Getter:
@@ -167,61 +147,31 @@ def _appended_forwarded_for(exchange: Any) -> bytes:
 
 
 _HOST_NAME = socket.gethostname().encode()
-_PID = b"%d"
 
 OF_REQUEST: dict[str, Getter] = {
-    "args": lambda x: x.query[1:] or None,
-    "best_http_host": lambda x: x.authority or None,
     "content_length": lambda x: b"%d" % x.content_length if x.body_framing == 1 else None,
     "content_type": _header(b"content-type"),
-    "document_uri": lambda x: x.path,
-    "escaped_request_uri": _escaped_uri,
-    "host": lambda x: x.host or None,
     "hostname": lambda x: _HOST_NAME,
-    "ingress_name": _of_route("ingress"),
-    "is_args": lambda x: b"?" if len(x.query) > 1 else b"",
-    "location_path": _of_route("path"),
     "msec": lambda x: b"%.3f" % time.time(),
-    "namespace": _of_route("namespace"),
-    "pass_access_scheme": lambda x: x.scheme,
-    "pass_port": _port,
-    "pass_server_port": _port,
-    "pid": lambda x: _PID % os.getpid(),
+    "pid": lambda x: b"%d" % os.getpid(),
     "proxy_add_x_forwarded_for": _appended_forwarded_for,
     "proxy_alternative_upstream_name": lambda x: b"",
     "proxy_host": upstream_name,
     "proxy_upstream_name": upstream_name,
-    "query_string": lambda x: x.query[1:] or None,
     "realip_remote_addr": lambda x: x.client_address.encode(),
-    "remote_addr": lambda x: x.client_address.encode(),
-    "remote_user": lambda x: x.remote_user or None,
-    "req_id": lambda x: x.request_id or None,
     "request": request_line,
-    "request_id": lambda x: x.request_id or None,
     "request_length": lambda x: b"%d" % (x.head_length() + x.body_bytes),
-    "request_method": lambda x: x.method or None,
-    "request_uri": lambda x: x.target,
-    "scheme": lambda x: x.scheme,
-    "server_name": lambda x: (_of_route("host")(x) or b"_"),
-    "server_port": _port,
-    "server_protocol": protocol,
-    "service_name": _of_route("service"),
-    "service_port": _of_route("port"),
     "ssl_cipher": _tls("cipher"),
     "ssl_protocol": _tls("protocol"),
     "ssl_server_name": _tls("server_name"),
-    "the_real_ip": lambda x: x.client_address.encode(),
     "time_iso8601": lambda x: iso_time(int(time.time())).encode(),
     "time_local": lambda x: local_time(int(time.time())).encode(),
-    "uri": lambda x: x.path,
 }
-"""What is known when a request is proxied, and later."""
-
-_FAMILIES = {"http_": _header, "cookie_": _cookie, "arg_": _argument}
+"""Beside what `ingress.variables` has: what needs a clock or the process, and what only logs want."""
 
 NOT_AVAILABLE = frozenset(
     (
-        *("binary_remote_addr", "bytes_sent", "connection", "connection_requests", "connection_time", "connections_active"),
+        *("bytes_sent", "connection", "connection_requests", "connection_time", "connections_active"),
         *("geoip2_city", "geoip2_city_country_code", "geoip2_city_country_name", "gzip_ratio"),
         *("limit_rate", "nginx_version", "opentelemetry_span_id", "opentelemetry_trace_id", "pipe"),
         *("proxy_port", "proxy_protocol_addr", "proxy_protocol_port", "proxy_protocol_server_addr"),
@@ -237,13 +187,9 @@ NOT_AVAILABLE = frozenset(
 
 def getter(name: str) -> Getter | None:
     """The function for a variable of a request; None for a name that is not one."""
-    found = OF_REQUEST.get(name)
-    if found is None:
-        for prefix, make in _FAMILIES.items():
-            if name.startswith(prefix) and len(name) > len(prefix):
-                argument = name.removeprefix(prefix).lower()
-                return make((argument.replace("_", "-") if prefix == "http_" else argument).encode("ascii"))
-    return found
+    if name.startswith("http_") and len(name) > 5:
+        return _header(name.removeprefix("http_").lower().replace("_", "-").encode("ascii"))
+    return OF_REQUEST.get(name) or _of_variables(name)
 
 
 _BREAKS = b"\r\n\0"

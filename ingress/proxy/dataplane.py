@@ -99,7 +99,10 @@ class DataPlane:
     def _use(self, settings: ProxySettings) -> None:
         before, self.settings = self.settings, settings
         common = self.common = Common(settings, self._clock)
-        if self._access_log is not None and (settings.log.format, settings.log.escape) != (before.log.format, before.log.escape):
+        if self._access_log is not None and (settings.log.format, settings.log.escape) != (
+            before.log.format,
+            before.log.escape,
+        ):
             self._access_log.use(common.log.format(self._access_log.default))
         self.forwarder.use(common)
         self._upstream.use(common)
@@ -151,7 +154,9 @@ class DataPlane:
         now = self._clock()
         if not closed and now - self._refused_at >= _REFUSALS_LOGGED_S:
             self._refused_at = now
-            _log.warning("connections are refused: %d are open, and max-worker-connections allows no more", self.connections - 1)
+            _log.warning(
+                "connections are refused: %d are open, and max-worker-connections allows no more", self.connections - 1
+            )
         return closed > 0
 
     def connection_closed(self) -> None:

@@ -58,7 +58,9 @@ _KEEP_ALIVE = frozenset((b"keep-alive", b"Keep-Alive"))
 class Forwarding(Protocol):
     """The decisions that a connection leaves to the forwarder (`proxy.forward.Forwarder`)."""
 
-    response_hooks: Sequence[ResponseHook]  # of every response, whatever its route
+    @property
+    def response_hooks(self) -> Sequence[ResponseHook]:
+        """Of every response, whatever its route."""
 
     def response_started(self, exchange: Exchange, connection: "UpstreamConnection", status: int) -> bool:
         """False: the answer is not to be used (the request goes to another endpoint)."""

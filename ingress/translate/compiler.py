@@ -103,7 +103,10 @@ class _Memory:
     """What `Compiler` knows from its earlier calls, and how it is brought up to date."""
 
     def __init__(
-        self, settings: TranslateSettings, parsers: Sequence[FeatureParser], good_options: Mapping[str, Good] | None = None
+        self,
+        settings: TranslateSettings,
+        parsers: Sequence[FeatureParser],
+        good_options: Mapping[str, Good] | None = None,
     ) -> None:
         self._settings = settings
         self._parsers = parsers
@@ -296,10 +299,7 @@ class _Memory:
     def _replace_fragment(self, key: NamespacedName, state: ClusterState, dirty_hosts: set[HostPattern]) -> bool:
         """Build the fragment anew and mark the hosts concerned; True if the catch-all is concerned."""
         old = self._fragments.get(key)
-        if key == _FALLBACK:
-            new = build_fallback(self._settings, state.services, self._options)
-        else:
-            new = self._fragment(key, state)
+        new = self._fragment(key, state)
         self._refer(key, old, new, state)
         if old is not None:
             for owner in old.services if new is None else old.services - new.services:
@@ -332,7 +332,9 @@ class _Memory:
         return new.catch_all is not None or (old is not None and old.catch_all is not None)
 
     def _fragment(self, key: NamespacedName, state: ClusterState) -> Fragment | None:
-        """None for an Ingress that is gone or not ours."""
+        """None for an Ingress that is gone or not ours, and where there is no default backend."""
+        if key == _FALLBACK:
+            return build_fallback(self._settings, state.services, self._options)
         ingress = state.ingresses.get(key)
         if ingress is None:
             self._ingresses.pop(key, None)
@@ -435,7 +437,9 @@ class _Memory:
         route = fragment.catch_all.route if fragment.catch_all is not None else None
         use = fragment.uses.get(route.upstream) if route is not None and route.upstream is not None else None
         try:
-            return use is not None and bool(build_upstream(use.spec, state, self._settings, self._options).upstream.endpoints)
+            return use is not None and bool(
+                build_upstream(use.spec, state, self._settings, self._options).upstream.endpoints
+            )
         except Exception:  # a bug of ours: layer 3 meets it too, and reports it
             return False
 

@@ -66,7 +66,9 @@ def test_retries_of_non_idempotent_requests_hold_whatever_an_annotation_says() -
 )
 def test_risk_level(level: str, name: str, closed: bool) -> None:
     value = {"proxy-body-size": "8m", "proxy-read-timeout": "7", "upstream-hash-by": "$host"}.get(name, "x")
-    built = compiled(ingress("i", rule("a"), annotations={NGINX + name: value}), service(), annotations_risk_level=level)
+    built = compiled(
+        ingress("i", rule("a"), annotations={NGINX + name: value}), service(), annotations_risk_level=level
+    )
     assert (route(built).upstream is None) is closed
     errors = [v for v in built.verdicts if v.severity is Severity.ERROR]
     assert bool(errors) is closed

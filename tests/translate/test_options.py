@@ -8,7 +8,7 @@ import pytest
 
 from ingress.config import ProxySettings, TranslateSettings
 from ingress.errors import Severity, Verdict, VerdictReason
-from ingress.model import ConfigMap, KubernetesObject, Kind, ObjectRef
+from ingress.model import ConfigMap, Kind, KubernetesObject, ObjectRef
 from ingress.model.cluster import ClusterState
 from ingress.model.decode import decode_object
 from ingress.routing.table import RetryOn, diff_tables

@@ -4,8 +4,8 @@ import re
 
 from ingress.errors import VerdictReason
 from ingress.model import ConfigMap
-from ingress.translate.report import Report, shown
 from ingress.request_text import compile_template, parse_template
+from ingress.translate.report import Report, shown
 
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,256}", re.ASCII)
 _FIELDS_LIMIT = 200

@@ -73,7 +73,9 @@ def parse_options(
 
 def is_live(key: Key) -> bool:
     """Whether anything reads what the option sets. (Its field may belong to a feature that is still to come.)"""
-    return key.status in (Status.SAME, Status.DIFFERS) and (not key.target or _value_of(_ALL, key.target) is not _ABSENT)
+    return key.status in (Status.SAME, Status.DIFFERS) and (
+        not key.target or _value_of(_ALL, key.target) is not _ABSENT
+    )
 
 
 _ABSENT = object()
@@ -130,18 +132,22 @@ class _Reader:
             if key.strict and last is not None:
                 value = tuple(dict.fromkeys((*value, *last.value)))
                 kept = ", and so is the list before it"
-            self._refuse(key, text, f"A part of the value is not used: {shown(problem, 300)}. The rest is in force{kept}.")
+            self._refuse(
+                key, text, f"A part of the value is not used: {shown(problem, 300)}. The rest is in force{kept}."
+            )
             self.good[key.name] = Good(text, value)
         except ValueError as problem:
             if last is not None:
                 self.good[key.name] = last
                 in_force = f"The last good value stays in force: {shown(last.text)}"
             else:
-                in_force = f"The default is in force: {shown(key.default)}" if key.default else "The default is in force"
+                in_force = (
+                    f"The default is in force: {shown(key.default)}" if key.default else "The default is in force"
+                )
             self._refuse(key, text, f"The value is not used: {shown(problem, 300)}. {in_force}.")
         else:
             self.good[key.name] = Good(text, value)
-            if key.target == "proxy.log.format" and (silent := values.without_value(value)):
+            if key.target == "proxy.log.format" and (silent := values.without_value(text)):
                 names = ", ".join(f"${name}" for name in silent[:10])
                 self._warn(key, text, f"These variables have no value here, and are logged as -: {names}.")
 
@@ -189,7 +195,9 @@ def _assemble(good: Mapping[str, Good], base: ProxySettings) -> Options:
         if target:
             changes[target] = value
     changes.update(_combined({name: entry.value for name, entry in good.items()}, base))
-    options = _with(dataclasses.replace(DEFAULT_OPTIONS, proxy=base), {tuple(t.split(".")): v for t, v in changes.items()})
+    options: Options = _with(
+        dataclasses.replace(DEFAULT_OPTIONS, proxy=base), {tuple(t.split(".")): v for t, v in changes.items()}
+    )
     traffic = options.traffic
     if options.retry_non_idempotent and traffic.retry_on and RetryOn.NON_IDEMPOTENT not in traffic.retry_on:
         traffic = msgspec.structs.replace(traffic, retry_on=(*traffic.retry_on, RetryOn.NON_IDEMPOTENT))
@@ -230,4 +238,8 @@ def _with(whole: Any, changes: Mapping[tuple[str, ...], Any]) -> Any:
         direct[name] = _with(getattr(whole, name), inner)
     if not direct:
         return whole
-    return msgspec.structs.replace(whole, **direct) if isinstance(whole, msgspec.Struct) else dataclasses.replace(whole, **direct)
+    return (
+        msgspec.structs.replace(whole, **direct)
+        if isinstance(whole, msgspec.Struct)
+        else dataclasses.replace(whole, **direct)
+    )

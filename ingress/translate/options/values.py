@@ -5,13 +5,13 @@ import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from ingress.request_text import NOT_AVAILABLE, getter, parse_template, variables_of
 from ingress.routing.table import LoadBalance
 from ingress.textmap import parse_entry
-from ingress.translate.annotations.values import boolean, count, positive, size_bytes
+from ingress.translate.annotations.values import count, positive, size_bytes
 from ingress.translate.names import is_object_name
 from ingress.translate.options.model import Risk
 from ingress.translate.report import shown
-from ingress.request_text import NOT_AVAILABLE, getter, parse_template, variables_of
 
 T = TypeVar("T")
 

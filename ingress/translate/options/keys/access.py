@@ -11,9 +11,7 @@ _WAF = "there is no web application firewall: requests are NOT inspected; put on
 
 KEYS = (
     same("allow-cross-namespace-resources", "false", "allow_cross_namespace_resources", boolean, "true"),
-    refused(
-        "allow-snippet-annotations", "false", "snippets of nginx configuration are never run", EMPTY_OR_OFF
-    ),
+    refused("allow-snippet-annotations", "false", "snippets of nginx configuration are never run", EMPTY_OR_OFF),
     differs(
         "annotations-risk-level",
         "High",

@@ -42,7 +42,8 @@ KEYS = (
         "",
         values.header_buffers,
         "8 16k",
-        "the size bounds the request line (414) and each field, number times size the whole head (431 instead of 400); " + _CONNECTION,
+        "the size bounds the request line (414) and each field, number times size the whole head (431 instead of 400); "
+        + _CONNECTION,
         _LIVE + "test_header_limits_of_new_connections",
     ),
     differs(
@@ -173,7 +174,9 @@ KEYS = (
         "`least_request` too",
     ),
     refused("upstream-hash-by", "", "set the annotation on the Ingresses that need it"),
-    refused("upstream-hash-by-subset", "false", "set the annotation on the Ingresses that need it", frozenset(("", "false"))),
+    refused(
+        "upstream-hash-by-subset", "false", "set the annotation on the Ingresses that need it", frozenset(("", "false"))
+    ),
     no_effect("upstream-hash-by-subset-size", "3", "it has none without `upstream-hash-by-subset`"),
     # ---- processes
     refused(

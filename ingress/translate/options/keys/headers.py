@@ -134,11 +134,11 @@ KEYS = (
         note="a bad entry is left out; with none left, nobody is trusted",
     ),
     same("use-proxy-protocol", "false", "proxy.client.proxy_protocol", boolean, "true"),
-    same(
-        "proxy-protocol-header-timeout", "5s", "proxy.client.proxy_protocol_timeout_s", values.go_duration_s, "1m30s"
-    ),
+    same("proxy-protocol-header-timeout", "5s", "proxy.client.proxy_protocol_timeout_s", values.go_duration_s, "1m30s"),
     no_effect(
-        "forwarded-for-proxy-protocol-header", "X-Forwarded-For-Proxy-Protocol", "an inner detail of nginx's configuration"
+        "forwarded-for-proxy-protocol-header",
+        "X-Forwarded-For-Proxy-Protocol",
+        "an inner detail of nginx's configuration",
     ),
     refused(
         "forwarded-host-header",
@@ -158,9 +158,7 @@ KEYS = (
     same("brotli-types", "", "brotli.types", values.words, "text/plain"),
     same("custom-http-errors", "", "custom_http_errors", values.error_codes, "404,503"),
     same("disable-proxy-intercept-errors", "false", "disable_proxy_intercept_errors", boolean, "true"),
-    refused(
-        "proxy-cookie-domain", "off", "set the annotation on the Ingresses that need it", frozenset(("", "off"))
-    ),
+    refused("proxy-cookie-domain", "off", "set the annotation on the Ingresses that need it", frozenset(("", "off"))),
     refused("proxy-cookie-path", "off", "set the annotation on the Ingresses that need it", frozenset(("", "off"))),
     refused("proxy-redirect-from", "off", "set the annotation on the Ingresses that need it", frozenset(("", "off"))),
     refused("proxy-redirect-to", "off", "set the annotation on the Ingresses that need it", frozenset(("", "off"))),
@@ -168,9 +166,17 @@ KEYS = (
     refused("limit-rate-after", "0", "set the annotation on the Ingresses that need it", frozenset(("", "0"))),
     same("limit-req-status-code", "503", "limit_req_status", values.status_code, "429"),
     same("limit-conn-status-code", "503", "limit_conn_status", values.status_code, "429"),
-    refused("limit-conn-zone-variable", "$binary_remote_addr", "limits are per client address", frozenset(("", "$binary_remote_addr"))),
+    refused(
+        "limit-conn-zone-variable",
+        "$binary_remote_addr",
+        "limits are per client address",
+        frozenset(("", "$binary_remote_addr")),
+    ),
     no_effect("default-type", "text/html", "a response without Content-Type is passed on without one"),
     refused(
-        "app-root", "", "set the annotation on the Ingresses that need it: ingress-nginx has it among the options by mistake", EMPTY_OR_OFF
+        "app-root",
+        "",
+        "set the annotation on the Ingresses that need it: ingress-nginx has it among the options by mistake",
+        EMPTY_OR_OFF,
     ),
 )

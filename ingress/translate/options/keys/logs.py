@@ -29,8 +29,11 @@ KEYS = (
     ),
     same("log-format-escape-json", "false", "", boolean, "true", _LIVE + "test_escapes"),
     same("log-format-escape-none", "false", "", boolean, "true", _LIVE + "test_escapes"),
-    refused("log-format-stream", "[$remote_addr] [$time_local] $protocol $status $bytes_sent $bytes_received $session_time",
-            "connections of TCP services are not logged"),
+    refused(
+        "log-format-stream",
+        "[$remote_addr] [$time_local] $protocol $status $bytes_sent $bytes_received $session_time",
+        "connections of TCP services are not logged",
+    ),
     differs(
         "skip-access-log-urls",
         "",
@@ -49,7 +52,12 @@ KEYS = (
         "requests that no Ingress asked for are logged unless this is `false`",
         _LIVE + "test_default_backend",
     ),
-    refused("access-log-path", "/var/log/nginx/access.log", _OUT, frozenset(("", "/dev/stdout", "/var/log/nginx/access.log"))),
+    refused(
+        "access-log-path",
+        "/var/log/nginx/access.log",
+        _OUT,
+        frozenset(("", "/dev/stdout", "/var/log/nginx/access.log")),
+    ),
     refused("http-access-log-path", "", _OUT, frozenset(("", "/dev/stdout", "/var/log/nginx/access.log"))),
     refused("stream-access-log-path", "", _OUT, frozenset(("", "/dev/stdout", "/var/log/nginx/access.log"))),
     refused("access-log-params", "", "lines are written as they come, in batches of a tenth of a second"),
@@ -57,8 +65,12 @@ KEYS = (
     refused("enable-syslog", "false", _OUT, EMPTY_OR_OFF),
     no_effect("syslog-host", "", "it has none without `enable-syslog`"),
     no_effect("syslog-port", "514", "it has none without `enable-syslog`"),
-    refused("error-log-path", "/var/log/nginx/error.log", "the log goes to standard error",
-            frozenset(("", "/dev/stderr", "/var/log/nginx/error.log"))),
+    refused(
+        "error-log-path",
+        "/var/log/nginx/error.log",
+        "the log goes to standard error",
+        frozenset(("", "/dev/stderr", "/var/log/nginx/error.log")),
+    ),
     no_effect("error-log-level", "notice", "`--log-level` sets the level of the log"),
     refused("debug-connections", "", "`--log-level debug` names what is refused and why"),
 )

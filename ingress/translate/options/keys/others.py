@@ -32,7 +32,9 @@ KEYS = (
     no_effect("variables-hash-max-size", "2048", "there is no such table"),
     no_effect("lua-shared-dicts", "", "there is no Lua"),
     no_effect("grpc-buffer-size-kb", "0", "responses are streamed"),
-    no_effect("nginx-status-ipv4-whitelist", "127.0.0.1", "the admin listener has no such page; metrics have its figures"),
+    no_effect(
+        "nginx-status-ipv4-whitelist", "127.0.0.1", "the admin listener has no such page; metrics have its figures"
+    ),
     no_effect("nginx-status-ipv6-whitelist", "::1", "the admin listener has no such page; metrics have its figures"),
     # ---- tracing
     refused("enable-opentelemetry", "false", "requests are not traced yet", EMPTY_OR_OFF),

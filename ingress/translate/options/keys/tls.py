@@ -40,7 +40,9 @@ KEYS = (
     same("ssl-redirect", "true", "ssl_redirect", boolean, "false"),
     same("force-ssl-redirect", "false", "force_ssl_redirect", boolean, "true"),
     same("http-redirect-code", "308", "http_redirect_code", values.redirect_code, "301"),
-    same("no-tls-redirect-locations", "/.well-known/acme-challenge", "no_tls_redirect_locations", values.items, "/open"),
+    same(
+        "no-tls-redirect-locations", "/.well-known/acme-challenge", "no_tls_redirect_locations", values.items, "/open"
+    ),
     same("preserve-trailing-slash", "false", "preserve_trailing_slash", boolean, "true"),
     same("use-port-in-redirects", "false", "use_port_in_redirects", boolean, "true"),
     same("relative-redirects", "false", "relative_redirects", boolean, "true"),
@@ -51,13 +53,19 @@ KEYS = (
     # ---- HTTP/2
     refused("use-http2", "true", "HTTP/2 is not spoken yet", EMPTY_OR_ON | EMPTY_OR_OFF),
     no_effect("http2-max-concurrent-streams", "128", "HTTP/2 is not spoken yet"),
-    no_effect("http2-max-field-size", "", "large-client-header-buffers is what bounds header fields, in ingress-nginx too"),
-    no_effect("http2-max-header-size", "", "large-client-header-buffers is what bounds header fields, in ingress-nginx too"),
+    no_effect(
+        "http2-max-field-size", "", "large-client-header-buffers is what bounds header fields, in ingress-nginx too"
+    ),
+    no_effect(
+        "http2-max-header-size", "", "large-client-header-buffers is what bounds header fields, in ingress-nginx too"
+    ),
     no_effect("http2-max-requests", "0", "keep-alive-requests is what bounds a connection, in ingress-nginx too"),
     # ---- TCP services
     same("proxy-stream-timeout", "600s", "proxy.stream.idle_timeout_s", values.nginx_time_s, "60s"),
     same("proxy-stream-next-upstream", "true", "proxy.stream.next_upstream", boolean, "false"),
-    same("proxy-stream-next-upstream-timeout", "600s", "proxy.stream.next_upstream_timeout_s", values.nginx_time_s, "5s"),
+    same(
+        "proxy-stream-next-upstream-timeout", "600s", "proxy.stream.next_upstream_timeout_s", values.nginx_time_s, "5s"
+    ),
     same("proxy-stream-next-upstream-tries", "3", "proxy.stream.next_upstream_tries", count, "1"),
     no_effect("proxy-stream-responses", "1", "it is about UDP, which is not served"),
 )
