@@ -68,10 +68,10 @@ class ConnectionHost(Protocol):
     forwarder: Forwarder
     draining: bool
 
-    def connection_opened(self) -> bool:
+    def connection_opened(self, scheme: bytes) -> bool:
         """False: there are too many already."""
 
-    def connection_closed(self) -> None: ...
+    def connection_closed(self, scheme: bytes) -> None: ...
 
 
 class ClientConnection(RequestReader, RequestHandler):
@@ -105,11 +105,13 @@ class ClientConnection(RequestReader, RequestHandler):
         "_request_limit",
         "_requests",
         "_resumed",
+        "_scheme",
         "_seen",
         "_settings",
         "_slice",
         "_special",
         "_starts",
+        "_tls",
         "_touched",
         "_tunnel",
         "_tunnel_exchange",
@@ -139,6 +141,8 @@ class ClientConnection(RequestReader, RequestHandler):
         self._address = ""
         self._forwarded = b""
         self.server_port = 0
+        self._scheme = b"http"
+        self._tls: object | None = None  # tls.transport.ConnectionInfo of a connection that came by TLS
         # parsing
         self._in_head = False
         self._at_start = False  # no request has begun before this segment
@@ -185,8 +189,11 @@ class ClientConnection(RequestReader, RequestHandler):
         local = transport.get_extra_info("sockname")
         self._address = client_address(peer)
         self.server_port = local[1] if local else 0
-        self._forwarded = forwarded_block(self._address, self.server_port, "http")
-        if not self._forwarder_host.connection_opened():
+        self._tls = transport.get_extra_info("tls")
+        if self._tls is not None:
+            self._scheme = b"https"
+        self._forwarded = forwarded_block(self._address, self.server_port, self._scheme.decode("ascii"))
+        if not self._forwarder_host.connection_opened(self._scheme):
             transport.abort()
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -198,7 +205,7 @@ class ClientConnection(RequestReader, RequestHandler):
         self._wire = None  # it holds our bound methods: a cycle
         self._parser = None
         self._out.clear()
-        self._forwarder_host.connection_closed()
+        self._forwarder_host.connection_closed(self._scheme)
         if self._tunnel is not None:
             self._end_tunnel()
         exchange, self._active = self._active, None
@@ -623,6 +630,18 @@ class ClientConnection(RequestReader, RequestHandler):
 
     def __repr__(self) -> str:
         return f"<ClientConnection {self._address} requests={self._requests}>"
+
+
+class MisplacedConnection(ClientConnection):
+    """Plain HTTP on a TLS port: the first request is told so, and nothing else happens."""
+
+    __slots__ = ()
+
+    def _next(self) -> None:
+        exchange = self._pending[0]
+        if exchange.error is None:
+            exchange.error = Reason.PLAIN_HTTP
+        super()._next()
 
 
 _DRAIN_IDLE_S = 1.0  # while draining: a client that sends within this finds out by `Connection: close`, not by a reset

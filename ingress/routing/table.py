@@ -126,6 +126,9 @@ class Feature(msgspec.Struct, frozen=True):
     name: str
     policy: dict[str, Any]
 
+    def __repr__(self) -> str:  # a policy may hold password hashes
+        return f"Feature({self.name!r})"
+
 
 class Route(msgspec.Struct, frozen=True):
     """One path of one host. `path` is normalised (`routing.path.normalize`) and starts with `/`."""

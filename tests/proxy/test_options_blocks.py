@@ -7,7 +7,9 @@ from tests.proxy.options import Options
 from tests.proxy.support import Proxy, one_backend
 
 CHROME = "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/68.0.3440.106 Safari/537.36"
-IPHONE = "Mozilla/5.0 (iPhone; CPU iPhone OS 11_4_1 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/11.0"
+IPHONE = (
+    "Mozilla/5.0 (iPhone; CPU iPhone OS 11_4_1 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/11.0"
+)
 
 
 async def statuses(proxy: Proxy, field: str, values: list[str]) -> list[int]:

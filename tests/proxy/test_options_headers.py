@@ -107,7 +107,9 @@ async def test_fields_for_clients() -> None:
 
 async def test_a_value_cannot_break_a_head() -> None:
     async with one_backend() as (proxy, backend):
-        Options(proxy, backend, fields={"X-A": "$http_b"}).set(proxy_set_headers="edge/fields", add_headers="edge/fields")
+        Options(proxy, backend, fields={"X-A": "$http_b"}).set(
+            proxy_set_headers="edge/fields", add_headers="edge/fields"
+        )
         found = await (await proxy.client()).get("/", "a", "B: x\ty\xff")
         assert found.value("x-a") == b"x\ty\xff"
         assert found.value("x-a") == backend.requests[0].value("x-a")

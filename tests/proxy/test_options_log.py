@@ -130,7 +130,16 @@ async def test_heads_of_responses() -> None:
 
 async def test_every_variable_has_a_value_or_a_dash() -> None:
     """No request, and no end of one, makes a line fail."""
-    names = ("request_uri", "host", "scheme", "server_port", "ssl_protocol", "namespace", "ingress_name", "service_name")
+    names = (
+        "request_uri",
+        "host",
+        "scheme",
+        "server_port",
+        "ssl_protocol",
+        "namespace",
+        "ingress_name",
+        "service_name",
+    )
     names += ("service_port", "location_path", "server_name", "proxy_upstream_name", "proxy_alternative_upstream_name")
     names += ("request_length", "bytes_sent", "connection", "uri", "args", "is_args", "upstream_addr", "time_iso8601")
     names += ("upstream_status", "upstream_response_time", "upstream_response_length", "content_length", "hostname")
@@ -153,7 +162,7 @@ def test_text_between_variables_is_read_as_nginx_reads_quoted_text() -> None:
     record = AccessRecord(
         0.0, "a", b"GET", b"/", b"HTTP/1.1", b"h", 7, 0, b"", b"", 1, 0.5, "", "", "", "", "", 0, 0.0, "", b"", b""
     )
-    (line,) = TemplateFormat(r'\"$status\"\t\\é $request_time')((record,))
+    (line,) = TemplateFormat(r"\"$status\"\t\\é $request_time")((record,))
     assert line.decode() == '"007"\t\\é 0.500\n'
 
 
