@@ -68,6 +68,7 @@ _OTHER_DEFAULTS = frozenset(
         "enable-access-log-for-default-backend",  # differs: unset means true here
         "log-format-upstream",  # set to its default it still wins over --log-format
         "ssl-ciphers",  # the same suites in another order
+        *("global-auth-signin-redirect-param", "global-auth-cache-duration", "global-auth-always-set-cookie"),  # texts
     )
 )
 

@@ -119,6 +119,18 @@ def test_a_list_of_who_is_blocked_never_shrinks_by_a_mistake(
     assert "so is the list before it" in only(after).message
 
 
+def test_an_access_rule_never_fails_open() -> None:
+    before = parsed(whitelist_source_range="192.0.2.0/24", global_auth_url="http://auth.example/")
+    after = parsed(before, whitelist_source_range="192.0.2", global_auth_url="nonsense")
+    assert after.options.access == before.options.access
+    restarted = parsed(whitelist_source_range="192.0.2", global_auth_url="nonsense")
+    # Whoever reads these closes the routes: tests/middleware/test_ip_access.py, tests/middleware/test_external_auth.py
+    assert restarted.options.access.allow_source_range == "192.0.2"
+    assert restarted.options.access.global_auth.url == "nonsense"
+    assert all("are closed (503)" in v.message for v in restarted.verdicts)
+    assert parsed(restarted, global_auth_url="worse").options.access.global_auth.url == "worse"  # never was good
+
+
 def test_an_unknown_option_gets_a_suggestion() -> None:
     verdict = only(parsed(proxy_body_sise="8m"))
     assert verdict.severity is Severity.WARNING

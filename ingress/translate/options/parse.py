@@ -66,7 +66,7 @@ def parse_options(
     reader = _Reader(found, last or {}, objects)
     for name, text in sorted((found.data or {}).items()):
         reader.read(name, text.strip())
-    options = _assemble(reader.good, base)
+    options = _assemble(reader.values, base)
     verdicts = (*reader.report.verdicts(), *(v for report in reader.other_reports for v in report.verdicts()))
     return ParsedOptions(options, verdicts, reader.good, frozenset(reader.references))
 
@@ -92,7 +92,8 @@ class _Reader:
     def __init__(self, found: ConfigMap, last: Mapping[str, Good], objects: Objects) -> None:
         self.report = Report(str(found.ref), found.origin)
         self.other_reports: list[Report] = []
-        self.good: dict[str, Good] = {}
+        self.values: dict[str, Any] = {}  # what is in force, by option
+        self.good: dict[str, Good] = {}  # of that, what may stay in force another time
         self.references: set[ObjectRef] = set()
         self._last = last
         self._objects = objects
@@ -135,21 +136,28 @@ class _Reader:
             self._refuse(
                 key, text, f"A part of the value is not used: {shown(problem, 300)}. The rest is in force{kept}."
             )
-            self.good[key.name] = Good(text, value)
+            self._accept(key, text, value)
         except ValueError as problem:
             if last is not None:
-                self.good[key.name] = last
+                self._accept(key, *last)
                 in_force = f"The last good value stays in force: {shown(last.text)}"
+            elif key.fails_closed:
+                self.values[key.name] = text
+                in_force = "The routes that it is about are closed (503), because access rules must not fail open"
             else:
                 in_force = (
                     f"The default is in force: {shown(key.default)}" if key.default else "The default is in force"
                 )
             self._refuse(key, text, f"The value is not used: {shown(problem, 300)}. {in_force}.")
         else:
-            self.good[key.name] = Good(text, value)
+            self._accept(key, text, value)
             if key.target == "proxy.log.format" and (silent := values.without_value(text)):
                 names = ", ".join(f"${name}" for name in silent[:10])
                 self._warn(key, text, f"These variables have no value here, and are logged as -: {names}.")
+
+    def _accept(self, key: Key, text: str, value: Any) -> None:
+        self.values[key.name] = value
+        self.good[key.name] = Good(text, value)
 
     def _fields(self, key: Key, text: str) -> tuple[tuple[str, str], ...]:
         """Those of the ConfigMap that `text` names. Raises ValueError."""
@@ -188,13 +196,13 @@ class _Reader:
 # ---- from values to options -----------------------------------------------------------------------------------------
 
 
-def _assemble(good: Mapping[str, Good], base: ProxySettings) -> Options:
+def _assemble(found: Mapping[str, Any], base: ProxySettings) -> Options:
     changes: dict[str, Any] = {}
-    for name, (_, value) in good.items():
+    for name, value in found.items():
         target = BY_NAME[name].target
         if target:
             changes[target] = value
-    changes.update(_combined({name: entry.value for name, entry in good.items()}, base))
+    changes.update(_combined(found, base))
     options: Options = _with(
         dataclasses.replace(DEFAULT_OPTIONS, proxy=base), {tuple(t.split(".")): v for t, v in changes.items()}
     )

@@ -1,13 +1,33 @@
 """Who may do what: clients on all routes, authors of Ingresses with their annotations."""
 
+from collections.abc import Callable
+from typing import Any
+
+from ingress.translate import access
 from ingress.translate.annotations.values import boolean
 from ingress.translate.options import values
-from ingress.translate.options.keys.base import EMPTY_OR_OFF, NOTHING, differs, no_effect, refused, same
+from ingress.translate.options.keys.base import EMPTY_OR_OFF, NOTHING, Key, differs, no_effect, refused, same
 
 _EFFECT = "tests/translate/test_option_effects.py::"
-_CLOSED = "a bad value closes the routes it protects (503), instead of leaving them open"
+_CLOSED = "a bad value, with no good one before it, closes the routes it is about (503)"
 _SNIPPET = "nginx configuration is never run; what it did has to be said with options or annotations"
 _WAF = "there is no web application firewall: requests are NOT inspected; put one in front"
+
+
+def _text(name: str, default: str, target: str, check: Callable[[str], Any], example: str) -> Key:
+    """Checked here for the sake of the verdict, and handed on as text."""
+
+    def parse(text: str) -> str:
+        if text:
+            check(text)
+        return text
+
+    return same(name, default, f"access.{target}", parse, example, note=_CLOSED, fails_closed=True)
+
+
+def _auth(name: str, default: str, check: Callable[[str], Any], example: str) -> Key:
+    return _text(f"global-auth-{name}", default, f"global_auth.{name.replace('-', '_')}", check, example)
+
 
 KEYS = (
     same("allow-cross-namespace-resources", "false", "allow_cross_namespace_resources", boolean, "true"),
@@ -40,20 +60,18 @@ KEYS = (
         _EFFECT + "test_strict_paths",
     ),
     same("service-upstream", "false", "service_upstream", boolean, "true"),
-    same("whitelist-source-range", "", "access.allow_source_range", values.text, "192.0.2.0/24", note=_CLOSED),
-    same("denylist-source-range", "", "access.deny_source_range", values.text, "192.0.2.0/24", note=_CLOSED),
+    _text("whitelist-source-range", "", "allow_source_range", access.networks, "192.0.2.0/24"),
+    _text("denylist-source-range", "", "deny_source_range", access.networks, "192.0.2.0/24"),
     same("no-auth-locations", "/.well-known/acme-challenge", "access.no_auth_locations", values.text, "/open"),
-    same("global-auth-url", "", "access.global_auth.url", values.text, "http://auth.example/check", note=_CLOSED),
-    same("global-auth-method", "", "access.global_auth.method", values.text, "POST", note=_CLOSED),
-    same("global-auth-signin", "", "access.global_auth.signin", values.text, "http://auth.example/in", note=_CLOSED),
-    same("global-auth-signin-redirect-param", "rd", "access.global_auth.signin_redirect_param", values.text, "to"),
-    same("global-auth-response-headers", "", "access.global_auth.response_headers", values.text, "X-User"),
-    same("global-auth-request-redirect", "", "access.global_auth.request_redirect", values.text, "http://a.example/"),
-    same("global-auth-cache-key", "", "access.global_auth.cache_key", values.text, "$remote_user"),
-    same(
-        "global-auth-cache-duration", "200 202 401 5m", "access.global_auth.cache_duration", values.text, "200 202 10m"
-    ),
-    same("global-auth-always-set-cookie", "false", "access.global_auth.always_set_cookie", values.text, "true"),
+    _auth("url", "", access.url, "http://auth.example/check"),
+    _auth("method", "", access.method, "POST"),
+    _auth("signin", "", access.signin, "http://auth.example/in"),
+    _auth("signin-redirect-param", "rd", access.redirect_param, "to"),
+    _auth("response-headers", "", access.header_names, "X-User"),
+    _auth("request-redirect", "", access.header_text, "http://a.example/"),
+    _auth("cache-key", "", access.header_text, "$remote_user"),
+    _auth("cache-duration", "200 202 401 5m", access.cache_durations, "200 202 10m"),
+    _auth("always-set-cookie", "false", boolean, "true"),
     differs(
         "global-auth-snippet",
         "",

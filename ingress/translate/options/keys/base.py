@@ -23,7 +23,8 @@ class Key:
 
     `default` is ingress-nginx's, as its documentation writes it; `example` another value. `harmless`: values in lower case that ask for
     nothing. `reference`: the value names a ConfigMap of header fields. `strict`: entries that can't be used make the list of last
-    time stay in force beside what is usable.
+    time stay in force beside what is usable. `fails_closed`: a bad value without a good one before it is handed on as it is, and whoever
+    reads it closes the routes that it is about.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Key:
     harmless: frozenset[str] = frozenset()
     reference: bool = False
     strict: bool = False
+    fails_closed: bool = False
 
 
 _TABLE_TEST = "tests/translate/test_option_keys.py::"

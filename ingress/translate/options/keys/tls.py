@@ -2,7 +2,7 @@
 
 from ingress.translate.annotations.values import boolean, count
 from ingress.translate.options import values
-from ingress.translate.options.keys.base import EMPTY_OR_OFF, EMPTY_OR_ON, differs, no_effect, refused, same
+from ingress.translate.options.keys.base import EMPTY_OR_OFF, EMPTY_OR_ON, no_effect, refused, same
 
 _NEW = "applied to connections accepted from then on"
 
@@ -20,13 +20,11 @@ KEYS = (
     same("ssl-session-tickets", "false", "proxy.tls.session_tickets", boolean, "true", note=_NEW),
     same("ssl-session-timeout", "10m", "proxy.tls.session_timeout_s", values.nginx_time_s, "5m", note=_NEW),
     same("ssl-reject-handshake", "false", "proxy.tls.reject_unknown_hosts", boolean, "true"),
-    differs(
+    refused(
         "ssl-session-cache",
         "true",
-        "proxy.tls.session_cache",
-        boolean,
-        "false",
-        "each worker has a cache of its own",
+        "each worker keeps sessions of its own; the cache can't be switched off",
+        EMPTY_OR_ON,
     ),
     no_effect("ssl-session-cache-size", "10m", "OpenSSL's default size is in force"),
     refused("ssl-session-ticket-key", "", "each worker makes a key of its own: leave session tickets off to be safe"),
