@@ -7,6 +7,7 @@ import pytest
 
 from ingress.config import TranslateSettings
 from ingress.errors import Severity
+from ingress.middleware.registry import SPECS
 from ingress.model import KubernetesObject
 from ingress.routing.table import LoadBalance, RetryOn
 from ingress.translate import Compilation, compile_table
@@ -93,6 +94,17 @@ def test_blocked_words() -> None:
     assert route(built, "b").upstream is not None
     (verdict,) = [v for v in built.verdicts if v.severity is Severity.ERROR]
     assert "annotation-value-word-blocklist" in verdict.message
+
+
+@pytest.mark.parametrize(
+    "data", [{"whitelist_source_range": "10/33"}, {"denylist_source_range": "x"}, {"global_auth_url": "auth"}]
+)
+def test_a_bad_access_rule_closes_every_route_that_it_is_about(data: dict[str, str]) -> None:
+    found = dataclasses.replace(
+        state_of([ingress("i", rule("a")), service(), slice_of()]), config_maps={NAME: options(**data)}
+    )
+    built = compile_table(found, SETTINGS, SPECS)
+    assert (route(built).upstream, route(built).closed_status) == (None, 503)
 
 
 def test_strict_paths() -> None:

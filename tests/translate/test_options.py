@@ -124,7 +124,7 @@ def test_an_access_rule_never_fails_open() -> None:
     after = parsed(before, whitelist_source_range="192.0.2", global_auth_url="nonsense")
     assert after.options.access == before.options.access
     restarted = parsed(whitelist_source_range="192.0.2", global_auth_url="nonsense")
-    # Whoever reads these closes the routes: tests/middleware/test_ip_access.py, tests/middleware/test_external_auth.py
+    # Whoever reads these closes the routes: test_option_effects.py
     assert restarted.options.access.allow_source_range == "192.0.2"
     assert restarted.options.access.global_auth.url == "nonsense"
     assert all("are closed (503)" in v.message for v in restarted.verdicts)

@@ -54,11 +54,9 @@ class Options:
     allow_cross_namespace_resources: bool = False
     load_balance: LoadBalance = LoadBalance.ROUND_ROBIN
     retry_non_idempotent: bool = False  # whatever an annotation says about retries
-    service_upstream: bool = False
     risk_limit: Risk = Risk.HIGH  # annotations above it close the routes of their Ingress
     blocked_words: tuple[str, ...] = ()  # so do annotations whose value has one of these
     strict_paths: bool = False  # warn of Exact and Prefix paths with unusual characters
-    allowed_response_headers: tuple[str, ...] = ()  # lower case; what the annotation custom-headers may set
     disable_ipv6_dns: bool = False  # ExternalName hosts by their IPv4 addresses only
     limit_req_status: int = 503  # limit-req-status-code
     limit_conn_status: int = 503  # limit-conn-status-code
