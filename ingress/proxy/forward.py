@@ -669,7 +669,11 @@ class Forwarder:
             return
         extra: tuple[bytes | None, ...] = ()
         if rules.template is not None and rules.template.captures:
-            extra = tuple([capture(exchange) for capture in rules.template.captures])
+            try:
+                extra = tuple([capture(exchange) for capture in rules.template.captures])
+            except Exception:  # our bug; the request is over, and its line is written without these
+                _log.exception("a variable of the log format failed")
+                extra = (None,) * len(rules.template.captures)
         attempts = exchange.log or []
         if exchange.endpoint is not None:
             attempts.append((exchange.endpoint.key, exchange.status))

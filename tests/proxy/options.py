@@ -1,6 +1,6 @@
 """Options for a `Proxy` of a test, as the text of a ConfigMap, changed while it runs."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -24,9 +24,18 @@ def config_map(data: Mapping[str, str], name: str = "options") -> ConfigMap:
 
 
 class Options:
-    """`set` puts a table in force that is the same but for the options. `others`: ConfigMaps that options may name (`edge/NAME`)."""
+    """`set` puts a table in force that is the same but for the options. `others`: ConfigMaps that options may name (`edge/NAME`);
+    `wrap`: what is done to each table first.
+    """
 
-    def __init__(self, proxy: Proxy, *endpoints: Backend | Endpoint, **others: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        proxy: Proxy,
+        *endpoints: Backend | Endpoint,
+        wrap: Callable[[RoutingTable], RoutingTable] = lambda table: table,
+        **others: Mapping[str, str],
+    ) -> None:
+        self._wrap = wrap
         self._proxy = proxy
         self._endpoints = endpoints
         self._others = {name: config_map(data, name) for name, data in others.items()}
@@ -43,6 +52,6 @@ class Options:
         self._number += 1
         options = self.parsed.options
         plain = table(self._endpoints, policy=options.traffic, id=f"options-{self._number}")
-        made = msgspec.structs.replace(plain, settings=options.proxy)
+        made = self._wrap(msgspec.structs.replace(plain, settings=options.proxy))
         self._proxy.plane.swap(made)
         return made

@@ -4,10 +4,19 @@ from ingress.translate.annotations.values import boolean, count
 from ingress.translate.options import values
 from ingress.translate.options.keys.base import EMPTY_OR_OFF, EMPTY_OR_ON, no_effect, refused, same
 
+_LIVE = "tests/proxy/test_options_tls.py::"
 _NEW = "applied to connections accepted from then on"
 
 KEYS = (
-    same("ssl-protocols", "TLSv1.2 TLSv1.3", "proxy.tls.protocols", values.protocols, "TLSv1.3", note=_NEW),
+    same(
+        "ssl-protocols",
+        "TLSv1.2 TLSv1.3",
+        "proxy.tls.protocols",
+        values.protocols,
+        "TLSv1.3",
+        _LIVE + "test_protocols",
+        _NEW,
+    ),
     same(
         "ssl-ciphers",
         "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384:"
@@ -15,11 +24,35 @@ KEYS = (
         "proxy.tls.ciphers",
         values.ciphers,
         "ECDHE-RSA-AES128-GCM-SHA256",
-        note="of TLS 1.2 and older; " + _NEW,
+        _LIVE + "test_ciphers",
+        "of TLS 1.2 and older; " + _NEW,
     ),
-    same("ssl-session-tickets", "false", "proxy.tls.session_tickets", boolean, "true", note=_NEW),
-    same("ssl-session-timeout", "10m", "proxy.tls.session_timeout_s", values.nginx_time_s, "5m", note=_NEW),
-    same("ssl-reject-handshake", "false", "proxy.tls.reject_unknown_hosts", boolean, "true"),
+    same(
+        "ssl-session-tickets",
+        "false",
+        "proxy.tls.session_tickets",
+        boolean,
+        "true",
+        _LIVE + "test_settings_of_sessions_are_taken",
+        _NEW,
+    ),
+    same(
+        "ssl-session-timeout",
+        "10m",
+        "proxy.tls.session_timeout_s",
+        values.nginx_time_s,
+        "5m",
+        _LIVE + "test_settings_of_sessions_are_taken",
+        _NEW,
+    ),
+    same(
+        "ssl-reject-handshake",
+        "false",
+        "proxy.tls.reject_unknown_hosts",
+        boolean,
+        "true",
+        _LIVE + "test_unknown_hosts_are_refused",
+    ),
     refused(
         "ssl-session-cache",
         "true",
