@@ -3,6 +3,7 @@
 import ast
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,7 +55,9 @@ def test_sets_its_field(key: Key) -> None:
     result = parse({key.name: key.example})
     assert not result.verdicts
     assert key.name in result.good
-    if key.name not in ("client-header-buffer-size", "strict-validate-path-type"):
+    if key.needs:
+        assert is_live(key)  # several make one field: test_compression_is_made_of_several_options
+    elif key.name != "client-header-buffer-size":
         assert result.options != ParsedOptions().options, key.name
     if key.name in _OTHER_DEFAULTS:
         return
@@ -108,3 +111,14 @@ def test_a_snippet_is_never_run_and_always_named() -> None:
     for name in ("main-snippet", "http-snippet", "server-snippet", "location-snippet", "stream-snippet"):
         assert len(parse({name: "return 403;"}).verdicts) == 1
     assert len(parse({"allow-snippet-annotations": "true"}).verdicts) == 1
+
+
+def test_compression_is_made_of_several_options() -> None:
+    if not is_live(BY_NAME["use-gzip"]):
+        assert len(parse({"use-gzip": "true"}).verdicts) == 1
+        return
+    compression: Any = parse({"use-gzip": "true", "gzip-level": "5", "enable-brotli": "true"}).options.compression  # type: ignore[attr-defined]
+    assert (compression.gzip.level, compression.gzip.min_length_bytes) == (5, 256)
+    assert (compression.brotli.level, compression.brotli.min_length_bytes, compression.zstd) == (4, 20, None)
+    assert compression.gzip.types
+    assert parse({"gzip-level": "5"}).options == ParsedOptions().options

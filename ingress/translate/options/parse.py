@@ -16,7 +16,7 @@ from ingress.errors import Verdict, VerdictReason
 from ingress.model import ConfigMap, Kind, KubernetesObject, ObjectRef
 from ingress.model.cluster import NamespacedName
 from ingress.routing.table import RetryOn
-from ingress.translate.options import values
+from ingress.translate.options import model, values
 from ingress.translate.options.fields import header_fields
 from ingress.translate.options.keys import BY_NAME, Key, Status
 from ingress.translate.options.model import DEFAULT_OPTIONS, Options
@@ -73,9 +73,8 @@ def parse_options(
 
 def is_live(key: Key) -> bool:
     """Whether anything reads what the option sets. (Its field may belong to a feature that is still to come.)"""
-    return key.status in (Status.SAME, Status.DIFFERS) and (
-        not key.target or _value_of(_ALL, key.target) is not _ABSENT
-    )
+    field = key.target or key.needs
+    return key.status in (Status.SAME, Status.DIFFERS) and (not field or _value_of(_ALL, field) is not _ABSENT)
 
 
 _ABSENT = object()
@@ -230,7 +229,21 @@ def _combined(value: Mapping[str, Any], base: ProxySettings) -> dict[str, Any]:
         line = max(line, first)
         changes["proxy.request_line_limit_bytes"] = changes["proxy.header_line_limit_bytes"] = line
         changes["proxy.header_total_limit_bytes"] = max(total, line)
+    for field, switch, prefix in _CODECS:
+        if value.get(switch):
+            changes[f"compression.{field}"] = _codec(value, field, prefix)
     return changes
+
+
+_CODECS = (("gzip", "use-gzip", "gzip"), ("brotli", "enable-brotli", "brotli"), ("zstd", "enable-zstd", "zstd"))
+
+
+def _codec(value: Mapping[str, Any], field: str, prefix: str) -> Any:
+    """Of the model that the feature brings (`is_live`): nothing is here before it is."""
+    number = {name: int(BY_NAME[f"{prefix}-{name}"].default) for name in ("level", "min-length")}
+    level, length = (value.get(f"{prefix}-{name}", number[name]) for name in ("level", "min-length"))
+    types = value.get(f"{prefix}-types") or getattr(model, f"{'BROTLI' if field == 'brotli' else 'GZIP'}_TYPES")
+    return model.CodecOptions(level, length, types)  # type: ignore[attr-defined]
 
 
 def _with(whole: Any, changes: Mapping[tuple[str, ...], Any]) -> Any:

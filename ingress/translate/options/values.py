@@ -224,7 +224,15 @@ def _intercepted(value: str) -> int:
     return int(value)
 
 
-error_codes = each(_intercepted)
+def error_codes(value: str) -> tuple[int, ...]:
+    """Sorted."""
+    try:
+        return tuple(sorted(_error_codes(value)))
+    except Partly as problem:
+        raise Partly(tuple(sorted(problem.usable)), str(problem)) from None
+
+
+_error_codes = each(_intercepted)
 
 
 def level(low: int, high: int) -> Callable[[str], int]:
@@ -239,6 +247,13 @@ def level(low: int, high: int) -> Callable[[str], int]:
 
 def words(value: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(value.split()))
+
+
+def off_or_pair(value: str) -> str:
+    """`off`, or what and by what it is replaced."""
+    if value != "off" and len(value.split()) != 2:
+        raise ValueError("it is neither off nor two words")
+    return value
 
 
 def log_format(value: str) -> str:

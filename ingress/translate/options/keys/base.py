@@ -21,7 +21,7 @@ class Status(enum.StrEnum):
 class Key:
     """One option. `target` is the field that it sets, as a path within `Options`; empty where several options make one (`combine`).
 
-    `default` is ingress-nginx's, as its documentation writes it; `example` another value. `harmless`: values in lower case that ask for
+    `needs` is such a field for those. `default` is ingress-nginx's, as its documentation writes it; `example` another value. `harmless`: values in lower case that ask for
     nothing. `reference`: the value names a ConfigMap of header fields. `strict`: entries that can't be used make the list of last
     time stay in force beside what is usable. `fails_closed`: a bad value without a good one before it is handed on as it is, and whoever
     reads it closes the routes that it is about.
@@ -39,6 +39,7 @@ class Key:
     reference: bool = False
     strict: bool = False
     fails_closed: bool = False
+    needs: str = ""
 
 
 _TABLE_TEST = "tests/translate/test_option_keys.py::"

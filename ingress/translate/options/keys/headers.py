@@ -1,12 +1,22 @@
 """Header fields, and who is turned away because of one."""
 
-from ingress.translate.annotations.values import boolean
+from collections.abc import Callable
+from typing import Any
+
+from ingress.translate.annotations.values import boolean, count
 from ingress.translate.options import values
-from ingress.translate.options.keys.base import EMPTY_OR_OFF, differs, no_effect, refused, same
+from ingress.translate.options.keys.base import EMPTY_OR_OFF, Key, differs, no_effect, refused, same
 
 _LIVE = "tests/proxy/test_options_headers.py::"
 _BLOCK = "tests/proxy/test_options_blocks.py::"
 _RE2 = "regular expressions are RE2's (no look-around); a bad entry is left out, and the list before it stays in force as well"
+_OURS = "ingress-nginx has no such option"
+
+
+def _codec(name: str, default: str, parse: Callable[[str], Any], example: str, note: str = "") -> Key:
+    """Several make one field: `parse.compression`."""
+    return same(name, default, "", parse, example, note=note, needs="compression")
+
 
 KEYS = (
     differs(
@@ -147,23 +157,34 @@ KEYS = (
         frozenset(("", "x-forwarded-host")),
     ),
     # ---- bodies of responses
-    same("use-gzip", "false", "gzip.enabled", boolean, "true"),
-    same("gzip-level", "1", "gzip.level", values.level(1, 9), "5"),
-    same("gzip-min-length", "256", "gzip.min_length", values.level(0, 1 << 30), "1000"),
-    same("gzip-types", "", "gzip.types", values.words, "text/plain"),
-    refused("gzip-disable", "", "every client that accepts gzip gets it"),
-    same("enable-brotli", "false", "brotli.enabled", boolean, "true"),
-    same("brotli-level", "4", "brotli.level", values.level(0, 11), "6"),
-    same("brotli-min-length", "20", "brotli.min_length", values.level(0, 1 << 30), "1000"),
-    same("brotli-types", "", "brotli.types", values.words, "text/plain"),
+    _codec("use-gzip", "false", boolean, "true"),
+    _codec("gzip-level", "1", values.level(1, 9), "5"),
+    _codec("gzip-min-length", "256", values.level(0, 1 << 30), "1000"),
+    _codec("gzip-types", "", values.words, "text/plain"),
+    same("gzip-disable", "", "compression.gzip_disable", values.text, "msie6"),
+    _codec("enable-brotli", "false", boolean, "true"),
+    _codec("brotli-level", "4", values.level(0, 11), "6"),
+    _codec("brotli-min-length", "20", values.level(0, 1 << 30), "1000"),
+    _codec("brotli-types", "", values.words, "text/plain"),
+    _codec("enable-zstd", "false", boolean, "true", _OURS),
+    _codec("zstd-level", "3", values.level(1, 19), "6", _OURS),
+    _codec("zstd-min-length", "256", values.level(0, 1 << 30), "1000", _OURS),
+    _codec("zstd-types", "", values.words, "text/plain", _OURS),
     same("custom-http-errors", "", "custom_http_errors", values.error_codes, "404,503"),
     same("disable-proxy-intercept-errors", "false", "disable_proxy_intercept_errors", boolean, "true"),
-    refused("proxy-cookie-domain", "off", "set the annotation on the Ingresses that need it", frozenset(("", "off"))),
-    refused("proxy-cookie-path", "off", "set the annotation on the Ingresses that need it", frozenset(("", "off"))),
-    refused("proxy-redirect-from", "off", "set the annotation on the Ingresses that need it", frozenset(("", "off"))),
-    refused("proxy-redirect-to", "off", "set the annotation on the Ingresses that need it", frozenset(("", "off"))),
-    refused("limit-rate", "0", "set the annotation on the Ingresses that need it", frozenset(("", "0"))),
-    refused("limit-rate-after", "0", "set the annotation on the Ingresses that need it", frozenset(("", "0"))),
+    same("proxy-cookie-domain", "off", "proxy_cookie_domain", values.off_or_pair, "a.example b.example"),
+    same("proxy-cookie-path", "off", "proxy_cookie_path", values.off_or_pair, "/a /b"),
+    same("proxy-redirect-from", "off", "proxy_redirect_from", values.text, "http://a.example/"),
+    same("proxy-redirect-to", "off", "proxy_redirect_to", values.text, "http://b.example/"),
+    same("limit-rate", "0", "limit_rate_kb", count, "100", note="KiB a second of each response"),
+    same(
+        "limit-rate-after",
+        "0",
+        "limit_rate_after_kb",
+        count,
+        "100",
+        note="KiB of each response that are not slowed down",
+    ),
     same("limit-req-status-code", "503", "limit_req_status", values.status_code, "429"),
     same("limit-conn-status-code", "503", "limit_conn_status", values.status_code, "429"),
     refused(
