@@ -73,8 +73,8 @@ def parse_options(
 
 def is_live(key: Key) -> bool:
     """Whether anything reads what the option sets. (Its field may belong to a feature that is still to come.)"""
-    field = key.target or key.needs
-    return key.status in (Status.SAME, Status.DIFFERS) and (not field or _value_of(_ALL, field) is not _ABSENT)
+    target = key.target or key.needs
+    return key.status in (Status.SAME, Status.DIFFERS) and (not target or _value_of(_ALL, target) is not _ABSENT)
 
 
 _ABSENT = object()
@@ -229,21 +229,24 @@ def _combined(value: Mapping[str, Any], base: ProxySettings) -> dict[str, Any]:
         line = max(line, first)
         changes["proxy.request_line_limit_bytes"] = changes["proxy.header_line_limit_bytes"] = line
         changes["proxy.header_total_limit_bytes"] = max(total, line)
-    for field, switch, prefix in _CODECS:
+    for codec, switch in _CODECS.items():
         if value.get(switch):
-            changes[f"compression.{field}"] = _codec(value, field, prefix)
+            changes[f"compression.{codec}"] = _codec(value, codec)
     return changes
 
 
-_CODECS = (("gzip", "use-gzip", "gzip"), ("brotli", "enable-brotli", "brotli"), ("zstd", "enable-zstd", "zstd"))
+_CODECS = {"gzip": "use-gzip", "brotli": "enable-brotli", "zstd": "enable-zstd"}
 
 
-def _codec(value: Mapping[str, Any], field: str, prefix: str) -> Any:
+def _codec(value: Mapping[str, Any], codec: str) -> Any:
     """Of the model that the feature brings (`is_live`): nothing is here before it is."""
-    number = {name: int(BY_NAME[f"{prefix}-{name}"].default) for name in ("level", "min-length")}
-    level, length = (value.get(f"{prefix}-{name}", number[name]) for name in ("level", "min-length"))
-    types = value.get(f"{prefix}-types") or getattr(model, f"{'BROTLI' if field == 'brotli' else 'GZIP'}_TYPES")
-    return model.CodecOptions(level, length, types)  # type: ignore[attr-defined]
+
+    def number(name: str) -> int:
+        return int(value.get(f"{codec}-{name}", BY_NAME[f"{codec}-{name}"].default))
+
+    usual = "BROTLI_TYPES" if codec == "brotli" else "GZIP_TYPES"
+    types = value.get(f"{codec}-types") or getattr(model, usual)
+    return model.CodecOptions(number("level"), number("min-length"), types)  # type: ignore[attr-defined]
 
 
 def _with(whole: Any, changes: Mapping[tuple[str, ...], Any]) -> Any:

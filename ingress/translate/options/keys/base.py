@@ -19,9 +19,10 @@ class Status(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One option. `target` is the field that it sets, as a path within `Options`; empty where several options make one (`combine`).
+    """One option. `target` is the field that it sets, as a path within `Options`; empty where several options make one (`needs`, if that may
+    not be there yet).
 
-    `needs` is such a field for those. `default` is ingress-nginx's, as its documentation writes it; `example` another value. `harmless`: values in lower case that ask for
+    `default` is ingress-nginx's, as its documentation writes it; `example` another value. `harmless`: values in lower case that ask for
     nothing. `reference`: the value names a ConfigMap of header fields. `strict`: entries that can't be used make the list of last
     time stay in force beside what is usable. `fails_closed`: a bad value without a good one before it is handed on as it is, and whoever
     reads it closes the routes that it is about.
