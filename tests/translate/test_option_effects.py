@@ -107,6 +107,15 @@ def test_a_bad_access_rule_closes_every_route_that_it_is_about(data: dict[str, s
     assert (route(built).upstream, route(built).closed_status) == (None, 503)
 
 
+def test_redirects_of_annotations_by_option() -> None:
+    own = ingress("i", rule("a"), annotations={NGINX + "permanent-redirect": "/x"})
+    found = state_of([own, service(), slice_of()])
+    for data, expected in (({}, False), ({"relative_redirects": "true"}, True)):
+        built = compile_table(dataclasses.replace(found, config_maps={NAME: options(**data)}), SETTINGS, SPECS)
+        (policy,) = [f.policy for f in route(built).features if "relative" in f.policy]
+        assert policy["relative"] is expected
+
+
 def test_strict_paths() -> None:
     paths = (path("/api:batch"), path("/ok/a-b_c.d"), path("/x(.*)", type="ImplementationSpecific"))
 

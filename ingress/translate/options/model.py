@@ -68,6 +68,7 @@ class Options:
     no_tls_redirect_locations: tuple[str, ...] = ("/.well-known/acme-challenge",)  # prefixes of paths of Ingresses
     preserve_trailing_slash: bool = False
     use_port_in_redirects: bool = False
+    relative_redirects: bool = False
     hsts: bool = True
     hsts_max_age_s: int = 31536000
     hsts_include_subdomains: bool = True
