@@ -61,7 +61,11 @@ def test_a_bad_option_is_an_event_of_its_config_map() -> None:
     (bad,) = parse_options(found, ProxySettings()).verdicts
     note = note_of(bad)
     assert note is not None
-    assert (note.ref, note.type, note.reason) == (ObjectRef(Kind.CONFIG_MAP, "edge", "options"), "Warning", "InvalidField")
+    assert (note.ref, note.type, note.reason) == (
+        ObjectRef(Kind.CONFIG_MAP, "edge", "options"),
+        "Warning",
+        "InvalidField",
+    )
     assert note.message.startswith("data.keep-alive '10m': The value is not used: it has the unit m")
     assert note.message.endswith("The default is in force: 75.")
 
