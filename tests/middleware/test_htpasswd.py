@@ -87,7 +87,9 @@ def test_hashes_that_cannot_be_used(hashed: str, fault: str) -> None:
 
 
 def test_a_file() -> None:
-    text = f"# staff\n\nalice:{SHA}:a comment\r\nbob:\nno colon\n:x\ncarol:{SSHA}\n" + "d" * 5000 + ":x\nalice:{PLAIN}x\n"
+    text = (
+        f"# staff\n\nalice:{SHA}:a comment\r\nbob:\nno colon\n:x\ncarol:{SSHA}\n" + "d" * 5000 + ":x\nalice:{PLAIN}x\n"
+    )
     assert list(htpasswd.parse_file(text)) == [
         (3, "alice", SHA, ""),
         (4, "bob", "", "it has no password"),
@@ -104,7 +106,10 @@ def test_letters_that_end_lines_elsewhere() -> None:
     assert [entry[1] for entry in htpasswd.parse_file(f"{user}:{SHA}")] == [user]
 
 
-@given(st.binary(max_size=200) | st.text("$26ayrounds=./:{}SHPLAIN\n#", max_size=120).map(str.encode), st.binary(max_size=20))
+@given(
+    st.binary(max_size=200) | st.text("$26ayrounds=./:{}SHPLAIN\n#", max_size=120).map(str.encode),
+    st.binary(max_size=20),
+)
 def test_anything_is_read_and_nothing_raises(content: bytes, password: bytes) -> None:
     for number, user, hashed, fault in htpasswd.parse_file(content.decode("latin-1")):
         assert number > 0

@@ -43,7 +43,13 @@ def test_deny_goes_before_allow() -> None:
 
 def test_families() -> None:
     mixed = {"whitelist-source-range": "10.0.0.0/8,2001:db8::/32"}
-    assert statuses(mixed, "10.1.1.1", "::ffff:10.1.1.1", "2001:db8::1", "2001:db9::1", "::ffff:11.1.1.1") == [0, 0, 0, 403, 403]
+    assert statuses(mixed, "10.1.1.1", "::ffff:10.1.1.1", "2001:db8::1", "2001:db9::1", "::ffff:11.1.1.1") == [
+        0,
+        0,
+        0,
+        403,
+        403,
+    ]
     assert statuses({"denylist-source-range": "::ffff:10.0.0.0/104"}, "10.1.1.1", "::ffff:10.1.1.1") == [403, 403]
     assert statuses({"whitelist-source-range": "::/0"}, "10.0.0.1") == [403]
     assert statuses({"whitelist-source-range": "0.0.0.0/0"}, "10.0.0.1", "::1") == [0, 403]
@@ -55,7 +61,9 @@ def test_who_has_no_address_is_refused(name: str, address: str) -> None:
     assert statuses({name: "0.0.0.0/0" if name.startswith("w") else "10.0.0.0/8"}, address) == [403]
 
 
-@pytest.mark.parametrize("value", ["", "x", "10.0.0.0/8,", "10.0.0.0/8,nonsense", "10.0.0.0/40", "10.0.0.0/8\n11.0.0.0/8"])
+@pytest.mark.parametrize(
+    "value", ["", "x", "10.0.0.0/8,", "10.0.0.0/8,nonsense", "10.0.0.0/40", "10.0.0.0/8\n11.0.0.0/8"]
+)
 @pytest.mark.parametrize("name", ["allowlist-source-range", "whitelist-source-range", "denylist-source-range"])
 def test_a_bad_entry_closes(name: str, value: str) -> None:
     result = parsed({name: value})

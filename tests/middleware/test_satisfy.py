@@ -116,7 +116,9 @@ async def test_a_challenge_replaces_every_401_and_nothing_else(extra: list[Hooks
             assert outcome.status == becomes
 
 
-@pytest.mark.parametrize(("status", "extra", "admitted"), [(0, [], True), (401, [], False), (401, [check(0), ANY], True)])
+@pytest.mark.parametrize(
+    ("status", "extra", "admitted"), [(0, [], True), (401, [], False), (401, [check(0), ANY], True)]
+)
 def test_who_is_let_in_is_told_to_all(status: int, extra: list[Hooks], admitted: bool) -> None:
     told: list[str] = []
     hooks = [

@@ -14,7 +14,11 @@ ADDRESSES = st.one_of(
     st.sampled_from(["10.0.0.0", "10.0.0.255", "10.0.1.0", "9.255.255.255", "::", "::1", "255.255.255.255", "0.0.0.0"]),
 )
 NETWORKS = st.lists(
-    st.builds(lambda a, p: str(ipaddress.ip_network((a, p % (33 if "." in a else 129)), strict=False)), ADDRESSES, st.integers(0, 200)),
+    st.builds(
+        lambda a, p: str(ipaddress.ip_network((a, p % (33 if "." in a else 129)), strict=False)),
+        ADDRESSES,
+        st.integers(0, 200),
+    ),
     max_size=12,
 )
 

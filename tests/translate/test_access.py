@@ -27,7 +27,19 @@ def test_networks(text: str, wanted: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", " ", "10.0.0.0/8,", ",", "10.0.0.0/33", "10.0.0/8", "10.0.0.0/255.0.0.0", "10.0.0.0/", "all", "fe80::1%eth0", "10.0.0.0/-1"]
+    [
+        "",
+        " ",
+        "10.0.0.0/8,",
+        ",",
+        "10.0.0.0/33",
+        "10.0.0/8",
+        "10.0.0.0/255.0.0.0",
+        "10.0.0.0/",
+        "all",
+        "fe80::1%eth0",
+        "10.0.0.0/-1",
+    ]
     + ["10.0.0.0/8;10.0.0.1", "10.0.0.0/8 10.0.0.1", "::/129", "01.2.3.4", "10.0.0.0/٨", "/8", "1" * 300],
 )
 def test_bad_networks(text: str) -> None:
@@ -39,8 +51,16 @@ def test_bad_networks(text: str) -> None:
     ("text", "wanted", "host"),
     [
         ("http://auth", ("http", "auth", "/"), "auth"),
-        ("http://auth.ns.svc.cluster.local:4180/oauth2/auth", ("http", "auth.ns.svc.cluster.local:4180", "/oauth2/auth"), "auth.ns.svc.cluster.local"),
-        ("https://auth.test/check?a=b&c=$request_uri", ("https", "auth.test", "/check?a=b&c=$request_uri"), "auth.test"),
+        (
+            "http://auth.ns.svc.cluster.local:4180/oauth2/auth",
+            ("http", "auth.ns.svc.cluster.local:4180", "/oauth2/auth"),
+            "auth.ns.svc.cluster.local",
+        ),
+        (
+            "https://auth.test/check?a=b&c=$request_uri",
+            ("https", "auth.test", "/check?a=b&c=$request_uri"),
+            "auth.test",
+        ),
         ("http://$host/auth", ("http", "$host", "/auth"), "$host"),
         ("http://${host}:$server_port/", ("http", "${host}:$server_port", "/"), "${host}"),
         ("http://[2001:db8::1]:8080/", ("http", "[2001:db8::1]:8080", "/"), "[2001:db8::1]"),
@@ -56,8 +76,28 @@ def test_url(text: str, wanted: tuple[str, str, str], host: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "auth", "/auth", "//auth/", "ftp://auth", "http:///x", "http://", "https://invalid..auth.url", "http://u:p@auth/", "http://auth:0/"]
-    + ["http://auth:99999/", "http://auth:/", "http://:80/", "http://a b/", "http://a\r\nX: y/", 'http://a/"', "http://a/#f", "http://ä/"]
+    [
+        "",
+        "auth",
+        "/auth",
+        "//auth/",
+        "ftp://auth",
+        "http:///x",
+        "http://",
+        "https://invalid..auth.url",
+        "http://u:p@auth/",
+        "http://auth:0/",
+    ]
+    + [
+        "http://auth:99999/",
+        "http://auth:/",
+        "http://:80/",
+        "http://a b/",
+        "http://a\r\nX: y/",
+        'http://a/"',
+        "http://a/#f",
+        "http://ä/",
+    ]
     + ["http://[::g]/", "http://[::1", "http://a:b:80/", "http://a/\\", "http://" + "a" * 5000, "$scheme://a/"],
 )
 def test_bad_url(text: str) -> None:
@@ -66,7 +106,12 @@ def test_bad_url(text: str) -> None:
 
 
 def test_signin() -> None:
-    for text in ("https://$host/oauth2/start?rd=$escaped_request_uri", "/login", "$scheme://$host/x", "$pass_access_scheme://a/"):
+    for text in (
+        "https://$host/oauth2/start?rd=$escaped_request_uri",
+        "/login",
+        "$scheme://$host/x",
+        "$pass_access_scheme://a/",
+    ):
         assert access.signin(text) == text
     for text in ("", "login", "javascript:alert(1)", "//\\evil", "http://a\n", "mailto:a@b"):
         with pytest.raises(ValueError):
@@ -92,7 +137,9 @@ def test_cache_durations(text: str, wanted: tuple[tuple[int, float], ...]) -> No
     assert access.cache_durations(text) == wanted
 
 
-@pytest.mark.parametrize("text", ["200", "5m 200", "200 5", "200 5x", "20 5m", "abc 5m", "2000 5m", "099 5m", "200 5m 401", "-1s"])
+@pytest.mark.parametrize(
+    "text", ["200", "5m 200", "200 5", "200 5x", "20 5m", "abc 5m", "2000 5m", "099 5m", "200 5m 401", "-1s"]
+)
 def test_bad_cache_durations(text: str) -> None:
     with pytest.raises(ValueError):
         access.cache_durations(text)
@@ -101,7 +148,18 @@ def test_bad_cache_durations(text: str) -> None:
 def test_header_names() -> None:
     assert access.header_names("X-A, x-a,Remote_User ,,Authorization") == ("X-A", "Remote_User", "Authorization")
     assert access.header_names("") == ()
-    for text in ("X A", "X:A", "Ä", "X\r\nY", "Host", "content-length", "Transfer-Encoding", "Connection", "Upgrade", "a" * 300):
+    for text in (
+        "X A",
+        "X:A",
+        "Ä",
+        "X\r\nY",
+        "Host",
+        "content-length",
+        "Transfer-Encoding",
+        "Connection",
+        "Upgrade",
+        "a" * 300,
+    ):
         with pytest.raises(ValueError):
             access.header_names(text)
 
@@ -135,7 +193,14 @@ def test_exempt_paths() -> None:
 
 @given(st.text(max_size=60) | st.text("0123456789./:,fx ", max_size=60))
 def test_only_value_errors(text: str) -> None:
-    for read in (access.networks, access.url, access.signin, access.cache_durations, access.header_names, access.method):
+    for read in (
+        access.networks,
+        access.url,
+        access.signin,
+        access.cache_durations,
+        access.header_names,
+        access.method,
+    ):
         try:
             read(text)
         except ValueError as e:
