@@ -298,8 +298,6 @@ async def test_localhost_by_the_system(bench: Bench) -> None:
     try:
         made = await client.send(SideTarget("localhost", backend.port), b"GET", b"/", [HOST], timeout_s=5.0)
         assert made.status == 200
-        with pytest.raises(SideCallError):
-            await client.send(SideTarget("a" * 64 + ".localhost", 1), b"GET", b"/", [HOST], timeout_s=5.0)
     finally:
         client.close()
 

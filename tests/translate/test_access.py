@@ -43,7 +43,7 @@ def test_networks(text: str, wanted: tuple[str, ...]) -> None:
     + ["10.0.0.0/8;10.0.0.1", "10.0.0.0/8 10.0.0.1", "::/129", "01.2.3.4", "10.0.0.0/٨", "/8", "1" * 300],
 )
 def test_bad_networks(text: str) -> None:
-    with pytest.raises(ValueError, match="entry is empty|neither an address"):
+    with pytest.raises(ValueError, match=r"entry is empty|neither an address"):
         access.networks(text)
 
 
@@ -203,5 +203,6 @@ def test_only_value_errors(text: str) -> None:
     ):
         try:
             read(text)
-        except ValueError as e:
-            assert str(e)
+        except ValueError as refusal:
+            why = str(refusal)
+            assert why  # most texts are refused, some are not
