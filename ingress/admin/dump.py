@@ -1,14 +1,16 @@
 """The routing table and its verdicts as JSON. Pure; tables are immutable, so it may run in a thread.
 
-Nothing secret is in a table (certificates and credentials are not part of it). A verdict quotes the offending value,
-which for a Secret would be its content: those values are left out.
+Of what is secret in a table nothing is shown: certificates are left out, and of features what their middleware hides (password hashes). A verdict
+quotes the offending value, which for a Secret would be its content: those values are left out.
 """
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import msgspec
 
 from ingress.errors import Severity, Verdict, VerdictReason
+from ingress.middleware.registry import HIDDEN, shown_policy
 from ingress.model.ref import Kind
 from ingress.routing.table import (
     ANY_HOST,
@@ -23,9 +25,6 @@ from ingress.routing.table import (
     UpstreamProtocol,
 )
 
-HIDDEN = "(hidden)"
-
-
 class VerdictDump(msgspec.Struct, frozen=True):
     object: str
     field: str
@@ -34,6 +33,11 @@ class VerdictDump(msgspec.Struct, frozen=True):
     value: str
     message: str
     origin: str
+
+
+class FeatureDump(msgspec.Struct, frozen=True):
+    name: str
+    policy: dict[str, Any]  # what may be shown of it
 
 
 class RouteDump(msgspec.Struct, frozen=True):
@@ -48,6 +52,7 @@ class RouteDump(msgspec.Struct, frozen=True):
     policy: TrafficPolicy
     closed_status: int | None  # null: the route is open
     closed_reason: str
+    features: list[FeatureDump]
 
 
 class HostDump(msgspec.Struct, frozen=True):
@@ -100,6 +105,7 @@ def _route(r: Route) -> RouteDump:
         policy=r.policy,
         closed_status=r.closed_status if r.upstream is None else None,
         closed_reason=r.closed_reason,
+        features=[FeatureDump(f.name, shown_policy(f)) for f in r.features],
     )
 
 

@@ -149,12 +149,12 @@ def site(pods: Pods, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve
     scenario(
         "auth-url",
         app("auth-url", [pod("auth-url")]),
-        annotations={"nginx.ingress.kubernetes.io/auth-url": "http://auth.test/check"},
+        annotations={"nginx.ingress.kubernetes.io/auth-url": "ftp://auth.test/check"},
     )
     scenario(
         "allow-list",
         app("allow-list", [pod("allow-list")]),
-        annotations={"nginx.ingress.kubernetes.io/whitelist-source-range": "10.0.0.0/8"},
+        annotations={"nginx.ingress.kubernetes.io/whitelist-source-range": "10.0.0.0/8,10.x"},
     )
     scenario(
         "snippet",
