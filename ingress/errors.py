@@ -37,7 +37,9 @@ class VerdictReason(enum.StrEnum):
     UNSUPPORTED_BACKEND = "UnsupportedBackend"  # resource backends, non-TCP ports
     UNSUPPORTED_FIELD = "UnsupportedField"  # valid, but not served yet
     DUPLICATE_OBJECT = "DuplicateObject"  # the same kind, namespace and name twice
+    CANARY_WITHOUT_MAIN = "CanaryWithoutMain"  # nothing to take a share of
     CONFLICT = "Conflict"  # an older Ingress owns the same host, path and type
+    REGEX_MODE = "RegexMode"  # paths mean something else because an Ingress of the host uses regular expressions
     SERVICE_NOT_FOUND = "ServiceNotFound"
     SERVICE_PORT_NOT_FOUND = "ServicePortNotFound"
     NO_ENDPOINTS = "NoEndpoints"
@@ -71,6 +73,10 @@ class Reason(enum.Enum):
     """Why a request failed. `proxy.forward.status_of` maps each to a status."""
 
     BAD_REQUEST = enum.auto()  # ambiguous framing or syntax: 400 and close
+    PLAIN_HTTP = enum.auto()  # on a TLS port: 400
+    MISDIRECTED = (
+        enum.auto()
+    )  # a host whose clients are known by certificates, on a connection that was made for another: 421
     URI_TOO_LONG = enum.auto()  # 414
     HEADERS_TOO_LARGE = enum.auto()  # 431
     BODY_TOO_LARGE = enum.auto()  # 413

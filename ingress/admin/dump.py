@@ -1,7 +1,7 @@
 """The routing table and its verdicts as JSON. Pure; tables are immutable, so it may run in a thread.
 
-Of what is secret in a table nothing is shown: certificates are left out, and of features what their middleware hides (password hashes). A verdict
-quotes the offending value, which for a Secret would be its content: those values are left out.
+What may be secret is left out: certificates, the policies of features that aren't known to hold nothing of the kind, and, of a verdict about a
+Secret, the offending value, which is its content.
 """
 
 from collections.abc import Iterable, Sequence
@@ -10,11 +10,14 @@ from typing import Any
 import msgspec
 
 from ingress.errors import Severity, Verdict, VerdictReason
-from ingress.middleware.registry import HIDDEN, shown_policy
+from ingress.middleware.registry import BY_NAME
 from ingress.model.ref import Kind
+from ingress.routing.alias import alias_of
 from ingress.routing.table import (
     ANY_HOST,
     Balancing,
+    CanaryRule,
+    Feature,
     HostPattern,
     HostRoutes,
     Route,
@@ -24,6 +27,12 @@ from ingress.routing.table import (
     UpstreamKey,
     UpstreamProtocol,
 )
+
+HIDDEN = "(hidden)"
+_SHOWN = frozenset(  # policies, whole
+    ("app-root", "ip-access", "redirect", "rewrite", "rewrite-redirect", "satisfy", "upstream-vhost", "www-redirect")
+)
+
 
 class VerdictDump(msgspec.Struct, frozen=True):
     object: str
@@ -37,7 +46,16 @@ class VerdictDump(msgspec.Struct, frozen=True):
 
 class FeatureDump(msgspec.Struct, frozen=True):
     name: str
-    policy: dict[str, Any]  # what may be shown of it
+    policy: dict[str, Any] | None  # null: not shown, it may hold credentials
+
+
+class CanaryDump(msgspec.Struct, frozen=True):
+    namespace: str
+    ingress: str
+    service: str
+    port: str
+    upstream: UpstreamKey | None
+    rule: CanaryRule
 
 
 class RouteDump(msgspec.Struct, frozen=True):
@@ -52,13 +70,18 @@ class RouteDump(msgspec.Struct, frozen=True):
     policy: TrafficPolicy
     closed_status: int | None  # null: the route is open
     closed_reason: str
-    features: list[FeatureDump]
+    pattern: str  # of a host in regex mode; empty: `path` is matched by `path_type`
+    features: list[FeatureDump]  # what acts on its requests
+    canaries: list[CanaryDump]  # in the order in which they are asked
 
 
 class HostDump(msgspec.Struct, frozen=True):
     host: HostPattern
     routes: list[RouteDump]
     default: RouteDump | None
+    regex_cause: str  # why its paths are regular expressions, and then in order of precedence; empty: they are not
+    app_root: RouteDump | None  # answers for / alone
+    aliases: list[HostPattern]
 
 
 class UpstreamDump(msgspec.Struct, frozen=True):
@@ -92,6 +115,16 @@ def _verdict(v: Verdict) -> VerdictDump:
     return VerdictDump(v.object, v.field, v.reason, v.severity, value, v.message, v.origin)
 
 
+def _shown(feature: Feature) -> dict[str, Any] | None:
+    """Its policy, without the fields that its middleware declares as not to be shown."""
+    if feature.name in _SHOWN:
+        return feature.policy
+    spec = BY_NAME.get(feature.name)
+    if spec is None or not spec.hidden:
+        return None
+    return {name: HIDDEN if name in spec.hidden else value for name, value in feature.policy.items()}
+
+
 def _route(r: Route) -> RouteDump:
     return RouteDump(
         host=r.host,
@@ -105,12 +138,32 @@ def _route(r: Route) -> RouteDump:
         policy=r.policy,
         closed_status=r.closed_status if r.upstream is None else None,
         closed_reason=r.closed_reason,
-        features=[FeatureDump(f.name, shown_policy(f)) for f in r.features],
+        pattern=r.pattern,
+        features=[FeatureDump(f.name, _shown(f)) for f in r.features],
+        canaries=[
+            CanaryDump(c.route.namespace, c.route.ingress, c.route.service, c.route.port, c.route.upstream, c.rule)
+            for c in r.canaries
+        ],
     )
 
 
-def _host(h: HostRoutes) -> HostDump:
-    return HostDump(h.host, [_route(r) for r in h.routes], _route(h.default) if h.default else None)
+def _aliases(table: RoutingTable) -> dict[HostPattern, list[HostPattern]]:
+    """By host."""
+    found: dict[HostPattern, list[HostPattern]] = {}
+    for alias in table.aliases.values():
+        found.setdefault(alias.host, []).append(alias.pattern)
+    return found
+
+
+def _host(h: HostRoutes, aliases: Iterable[HostPattern]) -> HostDump:
+    return HostDump(
+        h.host,
+        [_route(r) for r in h.routes],
+        _route(h.default) if h.default else None,
+        h.regex_cause,
+        _route(h.app_root) if h.app_root else None,
+        sorted(aliases),
+    )
 
 
 def _upstream(u: Upstream) -> UpstreamDump:
@@ -119,8 +172,8 @@ def _upstream(u: Upstream) -> UpstreamDump:
 
 
 def host_pattern(table: RoutingTable, asked: str) -> HostPattern | None:
-    """The pattern of the table that answers for a host: itself, the wildcard that covers its first label, any host;
-    or None.
+    """The pattern of the table that answers for a host: itself, the wildcard that covers its first label, the host that it is an alias of,
+    any host; or None.
 
     `asked` may also be a pattern, and may carry a port.
     """
@@ -128,11 +181,15 @@ def host_pattern(table: RoutingTable, asked: str) -> HostPattern | None:
     name, sep, port = host.rpartition(":")
     if sep and port.isdigit() and not name.endswith(":"):
         host = name
-    wildcard = "*." + host.partition(".")[2]
-    for pattern in (HostPattern(host), HostPattern(wildcard), ANY_HOST):
-        if pattern in table.hosts:
-            return pattern
-    return None
+    if HostPattern(host) in table.hosts:
+        return HostPattern(host)
+    aliased = alias_of(table, host)
+    if aliased is not None:
+        return aliased
+    wildcard = HostPattern("*." + host.partition(".")[2])
+    if wildcard in table.hosts:
+        return wildcard
+    return ANY_HOST if ANY_HOST in table.hosts else None
 
 
 def _default_for(table: RoutingTable, hosts: Sequence[HostRoutes], filtered: bool) -> Route | None:
@@ -156,12 +213,14 @@ def dump_table(
         keys = set(table.upstreams)
     else:
         routes = [r for h in hosts for r in (*h.routes, h.default) if r] + ([default] if default else [])
-        keys = {r.upstream for r in routes if r.upstream is not None and r.upstream in table.upstreams}
+        named = {r.upstream for r in routes} | {c.route.upstream for r in routes for c in r.canaries}
+        keys = {key for key in named if key is not None and key in table.upstreams}
+    aliases = _aliases(table)
     return _pretty(
         TableDump(
             id=table.id,
             age_s=round(age_s, 3),
-            hosts=[_host(h) for h in hosts],
+            hosts=[_host(h, aliases.get(h.host, ())) for h in hosts],
             upstreams=[_upstream(table.upstreams[key]) for key in sorted(keys)],
             default=_route(default) if default else None,
             verdicts=[_verdict(v) for v in verdicts],

@@ -10,12 +10,14 @@ import asyncio
 import enum
 from collections.abc import Callable, Coroutine, Generator, Hashable
 from dataclasses import dataclass
+from functools import cache
 from random import Random
 from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 
 from ingress.exchange import DirectResponse, ErrorHook, Exchange, RequestHook, ResponseHook
+from ingress.middleware.shared import SharedCounts
 from ingress.middleware.sidecalls import NO_SIDE_CALLS, SideCalls
 from ingress.routing.table import Route
 
@@ -107,6 +109,12 @@ def _unseen_tally(name: str, *labels: str) -> Tally:
     return _Unseen()
 
 
+@cache
+def _own_counts() -> SharedCounts:
+    """Where no controller handed any out: a process alone shares them with itself."""
+    return SharedCounts.create()
+
+
 @dataclass(frozen=True, slots=True)
 class Services:
     """What a worker has to offer to hooks. One a worker."""
@@ -117,6 +125,7 @@ class Services:
     rng: Random
     tally: Callable[..., Tally] = _unseen_tally  # metrics.WorkerMetrics.tally: a counter by family and label values
     side_calls: SideCalls = NO_SIDE_CALLS  # requests of the proxy's own, to hosts that are not endpoints
+    shared_counts: Callable[[], SharedCounts] = _own_counts  # what all workers count together
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +154,9 @@ class MiddlewareSpec(Generic[P]):
     parse: Callable[[Any], P | None]  # of a Reader
     bind: Callable[[P, Scope], Hooks]
     fails_closed: bool = False
+    skips_catch_all: bool = (
+        False  # not for the catch-all (`spec.defaultBackend` of an Ingress without rules), as in ingress-nginx
+    )
     by_option: Callable[[Any], bool] = (
         never  # of Options: whether it may act on an Ingress with none of its annotations
     )

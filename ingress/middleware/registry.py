@@ -2,30 +2,41 @@
 
 from typing import Any
 
-from ingress.middleware import basic_auth, external_auth, ip_access, satisfy, user
+from ingress.middleware import (
+    basic_auth,
+    external_auth,
+    ip_access,
+    rate_limit,
+    redirects,
+    rewrite,
+    satisfy,
+    upstream_vhost,
+    user,
+    www_redirect,
+)
 from ingress.middleware.base import MiddlewareSpec
-from ingress.routing.table import Feature
 
 SPECS: tuple[MiddlewareSpec[Any], ...] = (
+    # REDIRECT: those of the host first, like the server block of nginx
+    redirects.APP_ROOT_SPEC,
+    www_redirect.SPEC,
+    redirects.SPEC,
+    rewrite.REDIRECTING_SPEC,
+    # LIMIT
+    rate_limit.SPEC,
+    # ACCESS
     ip_access.SPEC,
     basic_auth.SPEC,
     external_auth.SPEC,
     satisfy.SPEC,
+    # UPSTREAM
+    rewrite.SPEC,  # before what uses its groups
+    upstream_vhost.SPEC,
+    # USER
     user.SPEC,
 )
 
 BY_NAME: dict[str, MiddlewareSpec[Any]] = {spec.name: spec for spec in SPECS}
-
-
-def shown_policy(feature: Feature) -> dict[str, Any]:
-    """What a dump may show of it: without the fields that its middleware hides; nothing of one that isn't known."""
-    spec = BY_NAME.get(feature.name)
-    if spec is None:
-        return {}
-    return {name: HIDDEN if name in spec.hidden else value for name, value in feature.policy.items()}
-
-
-HIDDEN = "(hidden)"
 
 
 def order(name: str) -> tuple[int, int]:

@@ -25,7 +25,9 @@ from ingress.metrics import RouteStats, UpstreamStats, WorkerMetrics
 from ingress.middleware import registry
 from ingress.middleware.base import Hooks, Phase, Scope, Services
 from ingress.middleware.satisfy import join as join_access
+from ingress.proxy import canary
 from ingress.proxy.sessions import CookieSessions
+from ingress.routing.regex import RegexPaths, find_host
 from ingress.routing.table import (
     AffinityMode,
     Balancing,
@@ -44,7 +46,7 @@ from ingress.routing.table import (
     UpstreamProtocol,
     apply_delta,
 )
-from ingress.routing.trie import HostIndex, PathTrie, normalize_host
+from ingress.routing.trie import HostIndex, PathIndex, PathTrie, normalize_host
 from ingress.variables import compile_value
 
 _log = logging.getLogger(__name__)
@@ -244,12 +246,17 @@ class UpstreamRuntime:
         return state
 
 
+AllHooks = tuple[tuple[RequestHook, ...], tuple[ResponseHook, ...], tuple[ErrorHook, ...]]
+NO_HOOKS: AllHooks = ((), (), ())
+
+
 class LinkedRoute:
     """A route bound to what serving it needs. Immutable but for what hangs behind `upstream` and `stats`."""
 
     __slots__ = (
         "body_limit_bytes",
         "error_hooks",
+        "main",
         "policy",
         "request_hooks",
         "response_hooks",
@@ -279,22 +286,24 @@ class LinkedRoute:
         self.request_hooks = request_hooks
         self.response_hooks = response_hooks
         self.error_hooks = error_hooks
+        self.main: LinkedRoute | None = None  # of a canary: the route that it has its share of
         self.status = route.closed_status if upstream is None else 0  # what to answer when there is no upstream
 
 
 class Snapshot:
     """Everything a request needs, reachable from one reference. `find` is the whole routing decision."""
 
-    __slots__ = ("_authorities", "hosts", "not_found", "table")
+    __slots__ = ("_authorities", "asks_certificates", "hosts", "not_found", "table")
     _AUTHORITY_CACHE = 8192
 
     def __init__(self, table: RoutingTable, hosts: HostIndex[LinkedRoute], not_found: LinkedRoute) -> None:
         self.table = table
         self.hosts = hosts
+        self.asks_certificates = any(host.client_auth is not None for host in table.tls_hosts.values())
         self.not_found = not_found  # the table's default backend, or the built-in 404
-        self._authorities: dict[bytes, tuple[bytes, PathTrie[LinkedRoute] | None]] = {}
+        self._authorities: dict[bytes, tuple[bytes, PathIndex[LinkedRoute] | None]] = {}
 
-    def host(self, authority: bytes) -> tuple[bytes, PathTrie[LinkedRoute] | None]:
+    def host(self, authority: bytes) -> tuple[bytes, PathIndex[LinkedRoute] | None]:
         """(normalised host, its paths). Raises ValueError for what is no host."""
         entry = self._authorities.get(authority)
         if entry is None:
@@ -306,7 +315,7 @@ class Snapshot:
                 self._authorities[authority] = entry
         return entry
 
-    def find(self, trie: PathTrie[LinkedRoute] | None, path: bytes) -> LinkedRoute:
+    def find(self, trie: PathIndex[LinkedRoute] | None, path: bytes) -> LinkedRoute:
         if trie is None:
             return self.not_found
         return trie.match(path) or trie.default or self.not_found
@@ -369,7 +378,9 @@ class Runtime:
     def link(self, table: RoutingTable) -> Snapshot:
         """Bind a whole table."""
         self._update_upstreams(table.upstreams.values())
-        snapshot = self._snapshot(table, HostIndex((h, self._trie(r)) for h, r in table.hosts.items()))
+        hosts = HostIndex((h, self._paths(r)) for h, r in table.hosts.items())
+        _set_aliases(hosts, table)
+        snapshot = self._snapshot(table, hosts)
         self._retire(self.upstreams.keys() - table.upstreams.keys())
         return snapshot
 
@@ -377,12 +388,13 @@ class Runtime:
         """Bind what changed since `snapshot`; raises ValueError when the delta is against another table."""
         table = apply_delta(snapshot.table, delta)
         self._update_upstreams(delta.upstreams.values())
-        if delta.hosts or delta.removed_hosts:
+        if delta.hosts or delta.removed_hosts or delta.aliases or delta.removed_aliases:
             hosts = snapshot.hosts.copy()
-            for host in delta.removed_hosts:
+            for host in (*delta.removed_hosts, *delta.removed_aliases):
                 hosts.remove(host)
             for host, routes in delta.hosts.items():
-                hosts.set(host, self._trie(routes))
+                hosts.set(host, self._paths(routes))
+            _set_aliases(hosts, table)
         else:
             hosts = snapshot.hosts
         linked = self._snapshot(table, hosts)
@@ -418,8 +430,19 @@ class Runtime:
             if runtime is not None:
                 runtime.retire()
 
-    def _trie(self, routes: HostRoutes) -> PathTrie[LinkedRoute]:
-        trie: PathTrie[LinkedRoute] = PathTrie(None if routes.default is None else self._linked(routes.default))
+    def _paths(self, routes: HostRoutes) -> PathIndex[LinkedRoute]:
+        default = None if routes.default is None else self._linked(routes.default)
+        if routes.regex_cause:
+            expressions: RegexPaths[LinkedRoute] = RegexPaths(default)
+            if routes.app_root is not None:
+                expressions.add_exact(b"/", self._linked(routes.app_root))
+            for route in routes.routes:
+                expressions.add(route.pattern, self._linked(route))
+            expressions.finish()
+            return expressions
+        trie: PathTrie[LinkedRoute] = PathTrie(default)
+        if routes.app_root is not None:
+            trie.add(b"/", PathType.EXACT, self._linked(routes.app_root))
         for route in routes.routes:
             trie.add(route.path.encode("ascii"), route.path_type, self._linked(route))
         return trie
@@ -430,11 +453,27 @@ class Runtime:
             rule = self._retry_rules[route.policy] = RetryRule(route.policy)
         upstream = None if route.upstream is None else self.upstreams[route.upstream]
         stats = self._metrics.route(route.namespace, route.ingress, route.service, route.port)
-        if not route.features:
-            return LinkedRoute(route, upstream, stats, rule)
-        return LinkedRoute(route, upstream, stats, rule, *self._hooks(route))
+        hooks = self._hooks(route) if route.features else NO_HOOKS
+        linked = LinkedRoute(route, upstream, stats, rule, *hooks)
+        if route.canaries and upstream is not None:
+            linked.request_hooks += (canary.hook(self._split(linked)),)
+        return linked
 
-    def _hooks(self, route: Route) -> tuple[tuple[RequestHook, ...], tuple[ResponseHook, ...], tuple[ErrorHook, ...]]:
+    def _split(self, main: LinkedRoute) -> canary.CanarySplit[LinkedRoute]:
+        """Canaries have the hooks of their main route, and counters of their own."""
+        targets = []
+        for found in main.route.canaries:
+            route = found.route
+            upstream = None if route.upstream is None else self.upstreams[route.upstream]
+            stats = self._metrics.route(route.namespace, route.ingress, route.service, route.port)
+            target = LinkedRoute(
+                route, upstream, stats, main.retry, main.request_hooks, main.response_hooks, main.error_hooks
+            )
+            target.main = main
+            targets.append((target, found.rule))
+        return canary.CanarySplit(main, targets, self._rng)
+
+    def _hooks(self, route: Route) -> AllHooks:
         """Those of its features, in the order in which they are called. What can't be bound closes the route: a bug must not open it."""
         scope = Scope(route, self.services, self._live)
         request: list[RequestHook] = []
@@ -468,6 +507,20 @@ class Runtime:
         if found is None:
             found = self._live_objects[key] = make()
         return found
+
+
+def _set_aliases(hosts: HostIndex[LinkedRoute], table: RoutingTable) -> None:
+    """Let every alias lead to the paths that its host has now."""
+    expressions: list[tuple[str, PathIndex[LinkedRoute]]] = []
+    for alias in sorted(table.aliases.values(), key=lambda alias: alias.rank):
+        paths = hosts.get(alias.host)
+        if paths is None:
+            continue
+        if alias.pattern.startswith("~"):
+            expressions.append((alias.pattern[1:], paths))
+        elif alias.pattern not in table.hosts:
+            hosts.set(alias.pattern, paths)
+    hosts.set_regex(find_host(expressions) if expressions else None)
 
 
 def _refuse(exchange: Exchange) -> DirectResponse:

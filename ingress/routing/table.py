@@ -129,8 +129,40 @@ class Feature(msgspec.Struct, frozen=True):
         return f"Feature({self.name!r})"
 
 
+APP_ROOT = "app-root"
+WWW_REDIRECT = "www-redirect"
+"""Names of the features that `translate` makes itself, because they are a host's and not an Ingress's."""
+
+
+class CanaryRule(msgspec.Struct, frozen=True):
+    """Which requests of a route a canary gets, in the order of ingress-nginx: by header, by cookie, by weight.
+
+    A header or cookie of value `always` chooses it, `never` rules it out, anything else is no answer. With `header_value`, or else
+    `header_pattern` (RE2, searched for), the header chooses it by its value instead. `weight` is a share of `weight_total`, drawn for each request.
+    `sticky`: sessions of the main route belong to one of the two, and stay there.
+    """
+
+    header: str = ""
+    header_value: str = ""
+    header_pattern: str = ""
+    cookie: str = ""
+    weight: int = 0
+    weight_total: int = 100
+    sticky: bool = True
+
+
+class Canary(msgspec.Struct, frozen=True):
+    """`route` is the main one's but for Ingress, Service and upstream."""
+
+    route: "Route"
+    rule: CanaryRule
+
+
 class Route(msgspec.Struct, frozen=True):
-    """One path of one host. `path` is normalised (`routing.path.normalize`) and starts with `/`."""
+    """One path of one host. `path` is normalised (`routing.path.normalize`) and starts with `/`.
+
+    On a host in regex mode `path` is as written, and `pattern` is what is matched (`routing.regex`); `path_type` means nothing there.
+    """
 
     host: HostPattern
     path: str
@@ -144,6 +176,8 @@ class Route(msgspec.Struct, frozen=True):
     closed_status: int = 503  # with upstream None: 503 (missing Service, rejected access rule)
     closed_reason: str = ""
     features: tuple[Feature, ...] = ()  # in the order in which they act
+    pattern: str = ""  # regular expression, less its anchor; empty: `path` is matched by `path_type`
+    canaries: tuple[Canary, ...] = ()  # in the order in which they are asked
 
     @property
     def id(self) -> str:
@@ -155,11 +189,29 @@ class HostRoutes(msgspec.Struct, frozen=True):
 
     A host that exists but has no matching path never falls through to a wildcard or the empty host (ingress-nginx builds one
     server per host): it gets `default`, or else the table's default backend, or else 404.
+
+    `regex_cause` not empty: the host is in regex mode, its routes have patterns and stand in order of precedence; it names the Ingress
+    that asked for it.
     """
 
     host: HostPattern
     routes: tuple[Route, ...]
     default: Route | None = None
+    regex_cause: str = ""
+    app_root: Route | None = None  # answers for `/` alone, before all others, in regex mode too
+    twin_of: HostPattern = (
+        ANY_HOST  # all its requests are redirected there (from-to-www-redirect); empty: it is no twin
+    )
+
+
+class HostAlias(msgspec.Struct, frozen=True):
+    """Another name of a host, with all its routes (ingress-nginx's server-alias). `pattern` is a host pattern, or `~` and a regular
+    expression (RE2) that is searched for in the host of a request that no other pattern has.
+    """
+
+    pattern: HostPattern
+    host: HostPattern
+    rank: int = 0  # of those with `~`: the lowest is tried first
 
 
 class TCPService(msgspec.Struct, frozen=True):
@@ -186,6 +238,7 @@ class RoutingTable(msgspec.Struct, frozen=True):
     tcp_services: dict[int, TCPService] = {}
     default_certificate: CertificateKey | None = None
     settings: ProxySettings | None = None  # None: those that the process was started with
+    aliases: dict[HostPattern, HostAlias] = {}
 
 
 class TableDelta(msgspec.Struct, frozen=True, tag=True):
@@ -195,6 +248,8 @@ class TableDelta(msgspec.Struct, frozen=True, tag=True):
     id: str
     hosts: dict[HostPattern, HostRoutes] = {}
     removed_hosts: tuple[HostPattern, ...] = ()
+    aliases: dict[HostPattern, HostAlias] = {}
+    removed_aliases: tuple[HostPattern, ...] = ()
     upstreams: dict[UpstreamKey, Upstream] = {}
     removed_upstreams: tuple[UpstreamKey, ...] = ()
     certificates: dict[CertificateKey, Certificate] = {}
@@ -211,7 +266,7 @@ class TableDelta(msgspec.Struct, frozen=True, tag=True):
     settings_changed: bool = False
 
 
-_MAPPINGS = ("hosts", "upstreams", "certificates", "tls_hosts", "tcp_services")
+_MAPPINGS = ("hosts", "aliases", "upstreams", "certificates", "tls_hosts", "tcp_services")
 
 
 def diff_tables(old: RoutingTable, new: RoutingTable) -> TableDelta:

@@ -16,7 +16,8 @@ from ingress.routing.table import (
     TrafficPolicy,
     UpstreamProtocol,
 )
-from ingress.translate.annotations import values
+from ingress.translate.annotations import hosts, values
+from ingress.translate.annotations.canary import read_canary
 from ingress.translate.annotations.hash_key import parse_hash_key
 from ingress.translate.annotations.known import INSTEAD, KNOWN, SNIPPETS, Handling, lookup
 from ingress.translate.annotations.policy import (
@@ -63,6 +64,7 @@ READ = frozenset(
         "backend-protocol",
         "ssl-redirect",
         "canary",
+        *hosts.READ,
     )
 )
 """Names that have a parser here; all others are looked up in `known.KNOWN`."""
@@ -109,9 +111,13 @@ def parse_annotations(
         lambda name: context.allows_middleware(ingress_class, name),
     )
     reader = _Reader(found, report, context.parsers)
-    if _is_canary(reader):
+    canary = read_canary(reader)
+    if canary is True:
         return AnnotationPolicy(left_out=True)
+    if canary:
+        return AnnotationPolicy(ask=_upstream_ask(reader), canary=canary)
     ask = _upstream_ask(reader)
+    host_ask = hosts.read_host_ask(reader)
     traffic = _traffic(reader, context.options.traffic)
     protocol, closed_status, closed_reason = _backend_protocol(reader)
     if protocol is not None:
@@ -126,7 +132,13 @@ def parse_annotations(
             # An access rule outweighs a protocol that isn't spoken: 503 whichever comes first.
             closed_status, closed_reason = 503, closed_reason if closed_status == 503 and closed_reason else reason
     return AnnotationPolicy(
-        traffic, ask, closed_status, closed_reason, features=parsed, references=frozenset(features.references)
+        traffic,
+        ask,
+        closed_status,
+        closed_reason,
+        features=parsed,
+        references=frozenset(features.references),
+        host=host_ask,
     )
 
 
@@ -135,11 +147,9 @@ class _Reader:
 
     __slots__ = ("_parsers", "_suggestions", "found", "report")
 
-    def __init__(
-        self, found: dict[str, tuple[str, str]], report: Report, parsers: Sequence[FeatureParser] = ()
-    ) -> None:
-        self._parsers = parsers
+    def __init__(self, found: dict[str, tuple[str, str]], report: Report, parsers: Sequence[FeatureParser]) -> None:
         self.found = found
+        self._parsers = parsers
         self.report = report
         self._suggestions = _SUGGESTIONS
 
@@ -165,34 +175,11 @@ class _Reader:
         if self._suggestions == 0:
             return ""
         self._suggestions -= 1
-        names = [*_ALL_NAMES, *(name for parser in self._parsers for name in parser.annotations)]
-        close = difflib.get_close_matches(name[:80], names, n=1, cutoff=0.75)
+        close = difflib.get_close_matches(name[:80], self._all_names(), n=1, cutoff=0.75)
         return f" Did you mean {close[0]}?" if close else ""
 
-
-def _is_canary(reader: _Reader) -> bool:
-    """A canary shares host and path with the main Ingress: as a rule of its own it would be in conflict, or take all traffic."""
-    entry = reader.found.pop("canary", None)
-    if entry is None:
-        return False
-    key, value = entry
-    try:
-        canary = values.boolean(value)
-    except ValueError as e:
-        reader.invalid(
-            key,
-            value,
-            f"The value of {shown(key)} can't be used: {e}. The Ingress is left out, as it may be meant as a canary.",
-        )
-        return True
-    if canary:
-        reader.report.error(
-            field_of(key),
-            VerdictReason.UNSUPPORTED_ANNOTATION,
-            "Canaries are not supported yet: the Ingress is left out, and all traffic goes to the main one.",
-            value,
-        )
-    return canary
+    def _all_names(self) -> list[str]:
+        return sorted({*_ALL_NAMES, *(name for parser in self._parsers for name in parser.annotations)})
 
 
 def _upstream_ask(reader: _Reader) -> UpstreamAsk:
