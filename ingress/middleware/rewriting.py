@@ -1,0 +1,272 @@
+"""What endpoints say about where they live, rewritten for clients: `proxy-cookie-domain`, `proxy-cookie-path`, `proxy-redirect-from`, `-to`.
+
+Semantics of nginx's directives of those names. A rule is `off`, or what to look for and what to put there:
+
+- cookie domain: the whole attribute, without regard to case and to a dot before either;
+- cookie path and redirect: the beginning of the attribute, or of the URL in Location and Refresh;
+- `~pattern` (`~*pattern` without regard to case; domains always): a regular expression, found anywhere in the text, all of which is then
+  replaced. Replacements may name its groups: `$1` to `$9`. Patterns are RE2: linear in the text, whatever is in it.
+
+Only responses of endpoints are touched. `proxy-redirect-from: default` does nothing, as in ingress-nginx, whose upstream has a name that no endpoint
+can know.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import re2
+
+from ingress.exchange import COLON, CRLF, Exchange, FieldPieces, ResponseHead, iter_fields
+from ingress.middleware.base import Hooks, MiddlewareSpec, Phase, Reader, Scope
+
+_LIMIT = 1024
+_COOKIE_LIMIT = 65536  # a Set-Cookie beyond it passes as it is
+_GROUP = re.compile(r"\$(?:\{?([0-9])\}?)?")
+_REFRESH = re.compile(rb"\A[^;,]*[;,]\s*url=(['\"]?)", re.IGNORECASE)
+
+
+class Rewrite(msgspec.Struct, frozen=True):
+    """`find`: text, or a pattern behind `~` or `~*`."""
+
+    find: str
+    replacement: str
+
+
+class RewritingPolicy(msgspec.Struct, frozen=True, omit_defaults=True):
+    cookie_domain: Rewrite | None = None
+    cookie_path: Rewrite | None = None
+    redirect: Rewrite | None = None
+
+
+# ---- parse -------------------------------------------------------------------------------------------------------
+
+
+def _compile(pattern: str, ignore_case: bool) -> Any:
+    options = re2.Options()
+    options.case_sensitive = not ignore_case
+    options.encoding = re2.Options.Encoding.LATIN1
+    options.log_errors = False
+    options.max_mem = 1 << 20
+    try:
+        return re2.compile(pattern.encode("ascii"), options)
+    except re2.error as e:
+        raise ValueError(f"its pattern is not a regular expression of RE2: {_text(e)}") from None
+
+
+def _text(error: Exception) -> str:
+    reason = error.args[0] if error.args else ""
+    return reason.decode("latin-1") if isinstance(reason, bytes) else str(reason)
+
+
+def _pattern(find: str, ignore_case: bool) -> Any:
+    """None for literal text."""
+    if not find.startswith("~"):
+        return None
+    if find.startswith("~*"):
+        return _compile(find[2:], True)
+    return _compile(find[1:], ignore_case)
+
+
+def _rewrite(find: str, replacement: str, forbidden: str, ignore_case: bool = False) -> Rewrite:
+    for text in (find, replacement):
+        if len(text) > _LIMIT:
+            raise ValueError(f"it is longer than {_LIMIT} characters")
+        if not text.isascii() or not text.isprintable() or " " in text:
+            raise ValueError("it has characters other than printable ASCII")
+    if any(c in replacement for c in forbidden):
+        raise ValueError(f"what is put there must not have any of {forbidden}")
+    if find in ("~", "~*", ""):
+        raise ValueError("there is nothing to look for")
+    pattern = _pattern(find, ignore_case)
+    _template(replacement, None if pattern is None else pattern.groups)
+    return Rewrite(find, replacement)
+
+
+def _template(replacement: str, groups: int | None) -> list[bytes | int]:
+    """Text and group numbers, in order. `groups` None: a literal rule has none, and `$` no meaning but that of a variable."""
+    parts: list[bytes | int] = []
+    at = 0
+    for match in _GROUP.finditer(replacement):
+        if match[1] is None or match[1] == "0":
+            raise ValueError("variables are not supported: it has a $ that is not $1 to $9")
+        if groups is None or int(match[1]) > groups:
+            raise ValueError(f"${match[1]} is no group of its pattern")
+        if match.start() > at:
+            parts.append(replacement[at : match.start()].encode("ascii"))
+        parts.append(int(match[1]))
+        at = match.end()
+    if at < len(replacement):
+        parts.append(replacement[at:].encode("ascii"))
+    return parts
+
+
+def parse_cookie_domain(text: str) -> Rewrite | None:
+    """`off` or `FROM TO`. Raises ValueError."""
+    words = _two_words(text)
+    return None if words is None else _rewrite(words[0], words[1], ";,", ignore_case=True)
+
+
+def parse_cookie_path(text: str) -> Rewrite | None:
+    words = _two_words(text)
+    return None if words is None else _rewrite(words[0], words[1], ";,")
+
+
+def _two_words(text: str) -> tuple[str, str] | None:
+    words = text.split()
+    if words == ["off"]:
+        return None
+    if len(words) != 2:
+        raise ValueError("it is neither off nor two words: what to look for, and what to put there")
+    return words[0], words[1]
+
+
+def _redirect(reader: Reader) -> Rewrite | None:
+    names = "proxy-redirect-from", "proxy-redirect-to"
+    find = reader.text(names[0]) or reader.options.proxy_redirect_from
+    replacement = reader.text(names[1]) or reader.options.proxy_redirect_to
+    if find in ("off", "default") or replacement == "off":
+        return None
+    if reader.text(names[1]) is None:
+        return reader.take(names[0], lambda _: _rewrite(find, replacement, ""), None)
+    return reader.take(names[1], lambda _: _rewrite(find, replacement, ""), None)
+
+
+def parse(reader: Reader) -> RewritingPolicy | None:
+    options = reader.options
+    domain = reader.take("proxy-cookie-domain", parse_cookie_domain, _default(options.proxy_cookie_domain, parse_cookie_domain))
+    path = reader.take("proxy-cookie-path", parse_cookie_path, _default(options.proxy_cookie_path, parse_cookie_path))
+    redirect = _redirect(reader)
+    if domain is None and path is None and redirect is None:
+        return None
+    return RewritingPolicy(domain, path, redirect)
+
+
+def _default(text: str, parse_rule: Callable[[str], Rewrite | None]) -> Rewrite | None:
+    try:
+        return parse_rule(text)
+    except ValueError:
+        return None  # reported where the option is read
+
+
+def acts(options: Any) -> bool:
+    return (
+        options.proxy_cookie_domain != "off"
+        or options.proxy_cookie_path != "off"
+        or not (options.proxy_redirect_from in ("off", "default") or options.proxy_redirect_to == "off")
+    )
+
+
+# ---- bind --------------------------------------------------------------------------------------------------------
+
+Replace = Callable[[bytes], bytes | None]
+"""The text rewritten; None: it doesn't apply."""
+
+
+def _by_pattern(pattern: Any, template: list[bytes | int]) -> Replace:
+    def replace(text: bytes) -> bytes | None:
+        match = pattern.search(text)
+        if match is None:
+            return None
+        return b"".join((match[part] or b"") if isinstance(part, int) else part for part in template)
+
+    return replace
+
+
+def _by_prefix(find: bytes, put: bytes) -> Replace:
+    return lambda text: put + text[len(find) :] if text.startswith(find) else None
+
+
+def _by_domain(find: bytes, put: bytes) -> Replace:
+    find, put = find.removeprefix(b".").lower(), put.removeprefix(b".")
+
+    def replace(text: bytes) -> bytes | None:
+        dot = b"." if text.startswith(b".") else b""
+        return dot + put if text[len(dot) :].lower() == find else None
+
+    return replace
+
+
+def replacer(rule: Rewrite, domain: bool = False) -> Replace:
+    pattern = _pattern(rule.find, domain)
+    if pattern is not None:
+        return _by_pattern(pattern, _template(rule.replacement, pattern.groups))
+    find, put = rule.find.encode("ascii"), rule.replacement.encode("ascii")
+    return _by_domain(find, put) if domain else _by_prefix(find, put)
+
+
+def rewrite_cookie(value: bytes, attributes: dict[bytes, Replace]) -> bytes:
+    """A Set-Cookie with its attributes rewritten; everything else stays as it is, byte by byte. `attributes`: by lower-case name."""
+    if len(value) > _COOKIE_LIMIT:
+        return value
+    parts = value.split(b";")
+    changed = False
+    for index in range(1, len(parts)):
+        name, equals, text = parts[index].partition(b"=")
+        replace = attributes.get(name.strip(b" \t").lower())
+        if replace is None or not equals:
+            continue
+        stripped = text.strip(b" \t")
+        new = replace(stripped)
+        if new is not None:
+            parts[index] = name + equals + new
+            changed = True
+    return b";".join(parts) if changed else value
+
+
+def rewrite_refresh(value: bytes, replace: Replace) -> bytes:
+    """`5; url=http://a/` with its URL rewritten."""
+    match = _REFRESH.match(value)
+    if match is None:
+        return value
+    new = replace(value[match.end() :])
+    return value if new is None else value[: match.end()] + new
+
+
+def bind(policy: RewritingPolicy, scope: Scope) -> Hooks:
+    attributes: dict[bytes, Replace] = {}
+    if policy.cookie_domain is not None:
+        attributes[b"domain"] = replacer(policy.cookie_domain, domain=True)
+    if policy.cookie_path is not None:
+        attributes[b"path"] = replacer(policy.cookie_path)
+    redirect = None if policy.redirect is None else replacer(policy.redirect)
+
+    def rewritten(name: bytes, value: bytes) -> bytes:
+        if attributes and name == b"set-cookie":
+            return rewrite_cookie(value, attributes)
+        if redirect is not None:
+            if name == b"location":
+                return redirect(value) or value
+            if name == b"refresh":
+                return rewrite_refresh(value, redirect)
+        return value
+
+    lengths = frozenset(map(len, (b"set-cookie", b"location", b"refresh")))
+
+    def rewrite(exchange: Exchange, head: ResponseHead) -> None:
+        if exchange.endpoint is None:
+            return  # an answer of our own
+        fields: FieldPieces | None = None
+        for index, (name, value) in enumerate(iter_fields(head.fields)):
+            if len(name) in lengths:
+                new = rewritten(name.lower(), value)
+                if new is not value:
+                    if fields is None:
+                        fields = list(head.fields)
+                    fields[4 * index : 4 * index + 4] = (name, COLON, new, CRLF)
+        if fields is not None:
+            head.fields = fields
+
+    return Hooks(response=rewrite)
+
+
+SPEC = MiddlewareSpec(
+    "rewriting",
+    Phase.UPSTREAM,
+    ("proxy-cookie-domain", "proxy-cookie-path", "proxy-redirect-from", "proxy-redirect-to"),
+    RewritingPolicy,
+    parse,
+    bind,
+    by_option=acts,
+)
