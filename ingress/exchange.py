@@ -150,6 +150,7 @@ class Exchange:
         "body_bytes",
         "body_complete",
         "body_discarded",
+        "body_filter",
         "body_framing",
         "cleanups",
         "client_address",
@@ -163,6 +164,7 @@ class Exchange:
         "forwarded",
         "hash_key",
         "host",
+        "intercepted",
         "keep_alive",
         "log",
         "method",
@@ -245,6 +247,8 @@ class Exchange:
         self.response_started = False
         self.response_bytes = 0  # of body
         self.finished = False
+        self.body_filter: Any = None  # middleware.filters.BodyFilter: the first that the response's body goes through
+        self.intercepted: Any = None  # proxy.interception.Intercepted: another upstream answers, in place of an error
 
         self.tls: Any = None  # proxy.tls.ConnectionInfo of a connection that came by TLS
         self.remote_user = b""  # who authenticated, for the access log

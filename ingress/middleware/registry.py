@@ -2,9 +2,19 @@
 
 from typing import Any
 
+from ingress.middleware import compression, cors, custom_headers, header_rules, rewriting
 from ingress.middleware.base import MiddlewareSpec
 
-SPECS: tuple[MiddlewareSpec[Any], ...] = ()
+SPECS: tuple[MiddlewareSpec[Any], ...] = (
+    # HOST. Response hooks run in the opposite order: what compresses sees the fields as all others left them.
+    compression.SPEC,
+    # REDIRECT
+    cors.SPEC,  # in the template of ingress-nginx a preflight is answered before `return` redirects
+    # UPSTREAM
+    custom_headers.SPEC,
+    header_rules.SPEC,
+    rewriting.SPEC,  # first to see a response: rules of the operator come after it
+)
 
 BY_NAME: dict[str, MiddlewareSpec[Any]] = {spec.name: spec for spec in SPECS}
 

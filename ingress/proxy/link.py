@@ -25,11 +25,13 @@ from ingress.exchange import DirectResponse, Exchange, RequestHook, ResponseHook
 from ingress.metrics import RouteStats, UpstreamStats, WorkerMetrics
 from ingress.middleware import registry
 from ingress.middleware.base import Scope, Services
+from ingress.proxy.interception import keep_fields
 from ingress.proxy.sessions import CookieSessions
 from ingress.routing.table import (
     AffinityMode,
     Balancing,
     Endpoint,
+    Fallback,
     HostPattern,
     HostRoutes,
     LoadBalance,
@@ -243,11 +245,24 @@ class UpstreamRuntime:
         return state
 
 
+class LinkedFallback:
+    """`routing.table.Fallback` bound to its upstreams."""
+
+    __slots__ = ("of_endpoints", "stand_in", "statuses", "upstreams")
+
+    def __init__(self, fallback: Fallback, upstreams: Mapping[UpstreamKey, UpstreamRuntime]) -> None:
+        self.statuses = frozenset(fallback.statuses)
+        self.of_endpoints = fallback.of_endpoints
+        self.upstreams = tuple(upstreams[key] for key in fallback.upstreams)
+        self.stand_in = None if fallback.stand_in is None else upstreams[fallback.stand_in]
+
+
 class LinkedRoute:
     """A route bound to what serving it needs. Immutable but for what hangs behind `upstream` and `stats`."""
 
     __slots__ = (
         "body_limit_bytes",
+        "fallback",
         "policy",
         "request_hooks",
         "response_hooks",
@@ -266,6 +281,7 @@ class LinkedRoute:
         retry: RetryRule,
         request_hooks: tuple[RequestHook, ...] = (),
         response_hooks: tuple[ResponseHook, ...] = (),
+        fallback: LinkedFallback | None = None,
     ) -> None:
         self.route = route
         self.upstream = upstream
@@ -275,6 +291,7 @@ class LinkedRoute:
         self.retry = retry
         self.request_hooks = request_hooks
         self.response_hooks = response_hooks
+        self.fallback = fallback
         self.status = route.closed_status if upstream is None else 0  # what to answer when there is no upstream
 
 
@@ -426,9 +443,14 @@ class Runtime:
             rule = self._retry_rules[route.policy] = RetryRule(route.policy)
         upstream = None if route.upstream is None else self.upstreams[route.upstream]
         stats = self._metrics.route(route.namespace, route.ingress, route.service, route.port)
-        if not route.features:
+        if not route.features and route.fallback is None:
             return LinkedRoute(route, upstream, stats, rule)
-        return LinkedRoute(route, upstream, stats, rule, *self._hooks(route))
+        request, response = self._hooks(route)
+        fallback = None
+        if route.fallback is not None:
+            fallback = LinkedFallback(route.fallback, self.upstreams)
+            response = (keep_fields, *response)
+        return LinkedRoute(route, upstream, stats, rule, request, response, fallback)
 
     def _hooks(self, route: Route) -> tuple[tuple[RequestHook, ...], tuple[ResponseHook, ...]]:
         """Those of its features, in the order in which they are called. What can't be bound closes the route: a bug must not open it."""

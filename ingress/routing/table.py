@@ -145,6 +145,15 @@ class Feature(msgspec.Struct, frozen=True):
     policy: dict[str, Any]
 
 
+class Fallback(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Who answers in place of a route's endpoints: the default backend (ingress-nginx's default-backend and custom-http-errors)."""
+
+    statuses: tuple[int, ...] = ()  # sorted; a response with one of these is dropped, and the default backend asked about it
+    of_endpoints: bool = True  # also responses of endpoints, not only errors of our own
+    upstreams: tuple[UpstreamKey, ...] = ()  # the first that has endpoints is asked
+    stand_in: UpstreamKey | None = None  # gets the requests themselves while the route's upstream has no endpoints
+
+
 class Route(msgspec.Struct, frozen=True):
     """One path of one host. `path` is normalised (`routing.path.normalize`) and starts with `/`."""
 
@@ -160,6 +169,8 @@ class Route(msgspec.Struct, frozen=True):
     closed_status: int = 503  # with upstream None: 503 (missing Service, rejected access rule)
     closed_reason: str = ""
     features: tuple[Feature, ...] = ()  # in the order in which they act
+    fallback: Fallback | None = None
+    access_log: bool = True
 
     @property
     def id(self) -> str:

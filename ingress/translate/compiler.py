@@ -252,7 +252,7 @@ class _Memory:
     def _replace_fragment(self, key: NamespacedName, state: ClusterState, dirty_hosts: set[HostPattern]) -> bool:
         """Build the fragment anew and mark the hosts concerned; True if the catch-all is concerned."""
         old = self._fragments.get(key)
-        new = build_fallback(self._settings, state.services) if key == _FALLBACK else self._fragment(key, state)
+        new = build_fallback(self._settings, state.services, self._options) if key == _FALLBACK else self._fragment(key, state)
         self._refer(key, old, new, state)
         if old is not None:
             for owner in old.services if new is None else old.services - new.services:
@@ -478,13 +478,13 @@ class _Memory:
         verdicts: list[Verdict] = []
         for upstream, use in fragment.uses.items() if fragment is not None else ():
             built = self._built.get(upstream)
-            if fragment is not None and built is not None and built.why_empty:
+            if fragment is not None and built is not None and built.why_empty and use.consequence:
                 verdicts.append(
                     Verdict(
                         object=str(fragment.ref),
                         field=use.field,
                         reason=VerdictReason.NO_ENDPOINTS,
-                        message=f"Requests are answered with 503: Service {use.spec.service} {built.why_empty}.",
+                        message=f"{use.consequence}: Service {use.spec.service} {built.why_empty}.",
                         severity=Severity.WARNING,
                         value=shown(f"{use.spec.service}:{use.spec.port}"),
                         origin=fragment.origin,
@@ -540,14 +540,19 @@ def _upstreams_of_host(host: HostRoutes | None) -> Iterable[UpstreamKey]:
     if host is None:
         return
     for route in host.routes:
-        if route.upstream is not None:
-            yield route.upstream
+        yield from _upstreams_of_route(route)
     yield from _upstreams_of_route(host.default)
 
 
 def _upstreams_of_route(route: Route | None) -> Iterable[UpstreamKey]:
-    if route is not None and route.upstream is not None:
+    if route is None:
+        return
+    if route.upstream is not None:
         yield route.upstream
+    if route.fallback is not None:
+        yield from route.fallback.upstreams
+        if route.fallback.stand_in is not None:
+            yield route.fallback.stand_in
 
 
 def _not_as_seen(seen: Mapping[NamespacedName, Ingress], now: Mapping[NamespacedName, Ingress]) -> set[NamespacedName]:

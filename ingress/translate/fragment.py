@@ -13,17 +13,32 @@ from ingress.errors import Verdict, VerdictReason
 from ingress.model import Ingress, ObjectRef, Service
 from ingress.model.cluster import NamespacedName
 from ingress.model.kubernetes import HTTPIngressPath, IngressBackend, IngressRule
-from ingress.routing.table import ANY_HOST, HostPattern, PathType, Route, TrafficPolicy, UpstreamKey, UpstreamProtocol
+from ingress.routing.table import (
+    ANY_HOST,
+    Fallback,
+    HostPattern,
+    PathType,
+    Route,
+    TrafficPolicy,
+    UpstreamKey,
+    UpstreamProtocol,
+)
 from ingress.translate.annotations import DEFAULT_ASK, NO_ANNOTATIONS, AnnotationPolicy, UpstreamAsk, parse_annotations
+from ingress.translate.annotations.default_backend import FallbackAsk
 from ingress.translate.backends import UpstreamSpec, app_protocol, find_port, upstream_spec
 from ingress.translate.context import Context
+from ingress.translate.features import field_of
 from ingress.translate.names import is_object_name, is_port_name, parse_host
+from ingress.translate.options.model import DEFAULT_OPTIONS, Options
 from ingress.translate.paths import looks_like_regex, parse_path_type, parse_rule_path
 from ingress.translate.references import references_of
 from ingress.translate.report import Report, shown
 
 UNKNOWN_AGE = float("-inf")
 """Objects without creationTimestamp (files) count as older than all others."""
+
+
+UNANSWERED = "Requests are answered with 503"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +63,7 @@ class Use:
 
     spec: UpstreamSpec
     field: str
+    consequence: str = UNANSWERED  # of having no endpoints; empty: nobody needs to be told
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +108,9 @@ def build_fragment(ingress: Ingress, services: Mapping[NamespacedName, Service],
         )
 
 
-def build_fallback(settings: TranslateSettings, services: Mapping[NamespacedName, Service]) -> Fragment | None:
+def build_fallback(
+    settings: TranslateSettings, services: Mapping[NamespacedName, Service], options: Options = DEFAULT_OPTIONS
+) -> Fragment | None:
     """The default backend of the controller as a fragment of its own; None if none is set.
 
     A Service that is missing or without ports gives a fragment that claims nothing: unknown hosts get the built-in 404, as
@@ -120,7 +138,9 @@ def build_fallback(settings: TranslateSettings, services: Mapping[NamespacedName
             )
         return Fragment(ref, report.origin, UNKNOWN_AGE, services=watched, verdicts=report.verdicts())
     spec = upstream_spec(namespace, name, service.spec.ports[0].port, "", DEFAULT_ASK)
-    route = Route(ANY_HOST, "/", PathType.PREFIX, namespace, "", name, spec.port, spec.key)
+    statuses = options.custom_http_errors
+    fallback = Fallback(statuses, not options.disable_proxy_intercept_errors, (spec.key,)) if statuses else None
+    route = Route(ANY_HOST, "/", PathType.PREFIX, namespace, "", name, spec.port, spec.key, fallback=fallback)
     return Fragment(
         ref, report.origin, UNKNOWN_AGE, catch_all=Placed(route, ""), uses={spec.key: Use(spec, "")}, services=watched
     )
@@ -160,6 +180,7 @@ class _Builder:
         self._uses: dict[UpstreamKey, Use] = {}
         self._targets: dict[tuple[str, int, str], _Target] = {}
         self._policy: AnnotationPolicy = NO_ANNOTATIONS
+        self._fallback: Fallback | None = None
 
     def build(self, context: Context) -> Fragment:
         ingress, spec, report = self.ingress, self.ingress.spec, self._report
@@ -192,6 +213,7 @@ class _Builder:
                 VerdictReason.UNSUPPORTED_FIELD,
                 "TLS is not terminated yet: its hosts are served over plain HTTP.",
             )
+        self._fallback = self._default_backend_of(self._policy, context)
         rules = spec.rules or ()
         hosts, catch_all = self._hosts(rules), None
         if spec.default_backend is not None:
@@ -306,6 +328,8 @@ class _Builder:
             target.upstream,
             policy.traffic,
             features=policy.features,
+            fallback=self._fallback,
+            access_log=policy.access_log,
         )
 
     def _closed(
@@ -325,6 +349,8 @@ class _Builder:
             status,
             reason,
             features=self._policy.features,
+            fallback=self._fallback,
+            access_log=self._policy.access_log,
         )
 
     # ---- backends ----
@@ -415,13 +441,73 @@ class _Builder:
                 ask.load_balance, ask.hash_key, ask.cookie
             )  # asks for what is so anyway: no upstream of its own
         spec = upstream_spec(self._namespace, service_name, number, name, ask)
-        if not self._policy.closed_reason:
-            self._uses.setdefault(spec.key, Use(spec, where))
+        if not self._policy.closed_reason and self._uses.get(spec.key, _UNUSED).consequence != UNANSWERED:
+            self._uses[spec.key] = Use(spec, where)
         return _Target(service_name, spec.port, spec.key)
+
+    # ---- default backend ----
+
+    def _default_backend_of(self, policy: AnnotationPolicy, context: Context) -> Fallback | None:
+        """The default backends that its routes have: its own, then the controller's."""
+        ask = policy.fallback
+        if ask is None:
+            return None
+        own = self._own_default_backend(ask) if ask.service else None
+        controllers = self._controllers_default_backend(context.settings) if ask.statuses else None
+        candidates = (controllers,) if ask.statuses_of_option else (own, controllers)
+        upstreams = tuple(dict.fromkeys(key for key in candidates if key is not None)) if ask.statuses else ()
+        if ask.statuses and not upstreams and not ask.statuses_of_option:
+            self._report.warning(
+                field_of(ask.statuses_key),
+                VerdictReason.INVALID_ANNOTATION,
+                "There is no default backend that could answer: errors are sent as they are.",
+            )
+        # A route that an access rule has closed stays closed: nobody stands in for its endpoints.
+        stand_in = None if policy.closed_reason else own
+        if not upstreams and stand_in is None:
+            return None
+        return Fallback(ask.statuses, ask.of_endpoints, upstreams, stand_in)
+
+    def _own_default_backend(self, ask: FallbackAsk) -> UpstreamKey | None:
+        owner = (self._namespace, ask.service)
+        self.services.add(owner)
+        service = self._known.get(owner)
+        refusal = ""
+        if service is None:
+            refusal = f"there is no Service {ask.service} in namespace {self._namespace}"
+        elif not service.spec.ports:
+            refusal = f"Service {ask.service} has no port"
+        if service is None or refusal:
+            self._report.error(
+                field_of(ask.service_key),
+                VerdictReason.INVALID_ANNOTATION,
+                f"The default backend is not used: {refusal}.",
+                ask.service,
+            )
+            return None
+        spec = upstream_spec(self._namespace, ask.service, service.spec.ports[0].port, "", DEFAULT_ASK)
+        use = Use(spec, field_of(ask.service_key), "It can't answer as the default backend")
+        self._uses.setdefault(spec.key, use)
+        return spec.key
+
+    def _controllers_default_backend(self, settings: TranslateSettings) -> UpstreamKey | None:
+        owner = settings.default_backend_service
+        if owner is None:
+            return None
+        self.services.add(owner)
+        service = self._known.get(owner)
+        if service is None or not service.spec.ports:
+            return None  # reported once, where the fallback of unknown hosts is built
+        spec = upstream_spec(*owner, service.spec.ports[0].port, "", DEFAULT_ASK)
+        self._uses.setdefault(spec.key, Use(spec, "", ""))
+        return spec.key
 
     def _unusable(self, field: str, reason: VerdictReason, why: str, value: str, service: str, port: str) -> _Target:
         self._report.error(field, reason, f"Requests are answered with 503: {why}.", value)
         return _Target(service, port, None, f"{reason}: {why}")
+
+
+_UNUSED = Use(upstream_spec("", "", 0, "", DEFAULT_ASK), "", "")
 
 
 def _port_refusal(number: int, name: str) -> str:

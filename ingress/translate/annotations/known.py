@@ -27,13 +27,11 @@ class Known:
 
 OFF = frozenset(("false", "f", "0", "off"))
 ON = frozenset(("true", "t", "1", "on"))
-_LITERALLY_OFF = frozenset(("off",))
 
 _PLAIN = "the Ingress is served without it"
 _NO_REDIRECT = "requests are proxied instead of redirected"
 _LITERAL = "paths are matched literally"
 _NO_LIMIT = "requests are not limited"
-_NO_CORS = "the backend has to answer CORS requests itself"
 _NO_UPSTREAM_TLS = "connections to the backend don't use TLS"
 _NO_CANARY = 'it has no effect without canary: "true", in ingress-nginx neither'
 
@@ -53,7 +51,6 @@ KNOWN: dict[str, Known] = {
     "use-regex": _unsupported(_LITERAL, OFF),
     "app-root": _unsupported(_NO_REDIRECT),
     "server-alias": _unsupported("the additional hosts are not served"),
-    "default-backend": _unsupported("a backend without endpoints is answered with 503"),
     "permanent-redirect": _unsupported(_NO_REDIRECT),
     "permanent-redirect-code": _unsupported(_NO_REDIRECT),
     "temporal-redirect": _unsupported(_NO_REDIRECT),
@@ -144,14 +141,6 @@ KNOWN: dict[str, Known] = {
     "global-rate-limit-window": _unsupported(_NO_LIMIT),
     "global-rate-limit-key": _unsupported(_NO_LIMIT),
     "global-rate-limit-ignored-cidrs": _unsupported(_NO_LIMIT),
-    # CORS
-    "enable-cors": _unsupported(_NO_CORS, OFF),
-    "cors-allow-origin": _unsupported(_NO_CORS),
-    "cors-allow-methods": _unsupported(_NO_CORS),
-    "cors-allow-headers": _unsupported(_NO_CORS),
-    "cors-allow-credentials": _unsupported(_NO_CORS),
-    "cors-expose-headers": _unsupported(_NO_CORS),
-    "cors-max-age": _unsupported(_NO_CORS),
     # buffers
     "proxy-buffering": _NO_EFFECT,
     "proxy-request-buffering": _NO_EFFECT,
@@ -161,19 +150,10 @@ KNOWN: dict[str, Known] = {
     "proxy-max-temp-file-size": _NO_EFFECT,
     "client-body-buffer-size": _NO_EFFECT,
     "http2-push-preload": _NO_EFFECT,
-    # rewriting of responses
-    "proxy-cookie-domain": _unsupported("Set-Cookie is passed on as it is", _LITERALLY_OFF),
-    "proxy-cookie-path": _unsupported("Set-Cookie is passed on as it is", _LITERALLY_OFF),
-    "proxy-redirect-from": _unsupported("Location is passed on as it is", _LITERALLY_OFF),
-    "proxy-redirect-to": _unsupported("Location is passed on as it is", _LITERALLY_OFF),
-    "custom-http-errors": _unsupported("error responses of the backend are passed on as they are"),
-    "disable-proxy-intercept-errors": _unsupported(harmless=OFF | ON),
-    "custom-headers": _unsupported("the headers are not added"),
     # mirror, logs, traces
     "mirror-target": _unsupported("requests are not mirrored"),
     "mirror-host": _unsupported("requests are not mirrored"),
     "mirror-request-body": _unsupported("requests are not mirrored"),
-    "enable-access-log": _unsupported("the access log is the same for every route", ON),
     "enable-rewrite-log": _unsupported("there is no such log", OFF),
     "enable-opentelemetry": _unsupported("requests are not traced", OFF),
     "opentelemetry-trust-incoming-span": _unsupported("requests are not traced"),

@@ -19,6 +19,8 @@ from ingress.routing.table import (
     UpstreamProtocol,
 )
 from ingress.translate.annotations import values
+from ingress.translate.annotations.default_backend import NAMES as FALLBACK_NAMES
+from ingress.translate.annotations.default_backend import read_fallback
 from ingress.translate.annotations.hash_key import parse_hash_key
 from ingress.translate.annotations.known import INSTEAD, KNOWN, SNIPPETS, Handling, lookup
 from ingress.translate.annotations.policy import (
@@ -64,6 +66,8 @@ READ = frozenset(
         "backend-protocol",
         "ssl-redirect",
         "canary",
+        "enable-access-log",
+        *FALLBACK_NAMES,
     )
 )
 """Names that have a parser here; all others are looked up in `known.KNOWN`."""
@@ -98,7 +102,10 @@ def parse_annotations(
                 found[key[len(prefix) :]] = (key, value.strip())
     if not found and not context.acts_by_option:
         traffic = context.options.traffic
-        return NO_ANNOTATIONS if traffic is DEFAULT_TRAFFIC else AnnotationPolicy(traffic)
+        fallback = read_fallback(_Reader({}, report), context.options)
+        if fallback is None and traffic is DEFAULT_TRAFFIC:
+            return NO_ANNOTATIONS
+        return AnnotationPolicy(traffic, fallback=fallback)
     features = AnnotationReader(dict(found), report, context.options, namespace, ingress, context.objects)
     reader = _Reader(found, report)
     if _is_canary(reader):
@@ -109,6 +116,8 @@ def parse_annotations(
     if protocol is not None:
         ask = UpstreamAsk(ask.load_balance, ask.hash_key, ask.cookie, protocol)
     _ssl_redirect(reader, has_tls)
+    fallback = read_fallback(reader, context.options)
+    access_log = reader.take("enable-access-log", values.boolean, True)
     parsed, refused = parse_features(context.parsers, features)
     if refused:
         closed_status, closed_reason = 503, refused
@@ -118,7 +127,14 @@ def parse_annotations(
             # An access rule outweighs a protocol that isn't spoken: 503 whichever comes first.
             closed_status, closed_reason = 503, closed_reason if closed_status == 503 and closed_reason else reason
     return AnnotationPolicy(
-        traffic, ask, closed_status, closed_reason, features=parsed, references=frozenset(features.references)
+        traffic,
+        ask,
+        closed_status,
+        closed_reason,
+        features=parsed,
+        fallback=fallback,
+        access_log=access_log,
+        references=frozenset(features.references),
     )
 
 
@@ -131,6 +147,11 @@ class _Reader:
         self.found = found
         self.report = report
         self._suggestions = _SUGGESTIONS
+
+    def key(self, name: str) -> str:
+        """The annotation as written, prefix included; asked before `take`."""
+        entry = self.found.get(name)
+        return name if entry is None else entry[0]
 
     def take(self, name: str, parse: Callable[[str], T], default: T) -> T:
         entry = self.found.pop(name, None)

@@ -6,6 +6,7 @@ import msgspec
 
 from ingress.model import ObjectRef
 from ingress.routing.table import CookieAffinity, Feature, HashPart, LoadBalance, TrafficPolicy, UpstreamProtocol
+from ingress.translate.annotations.default_backend import FallbackAsk
 from ingress.translate.options.model import DEFAULT_OPTIONS
 
 
@@ -35,6 +36,8 @@ class AnnotationPolicy:
     closed_reason: str = ""
     left_out: bool = False
     features: tuple[Feature, ...] = ()
+    fallback: FallbackAsk | None = None
+    access_log: bool = True
     references: frozenset[ObjectRef] = frozenset()  # Secrets and ConfigMaps that were asked for, existing or not
 
 
