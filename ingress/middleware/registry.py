@@ -2,14 +2,17 @@
 
 from typing import Any
 
-from ingress.middleware import compression, cors, custom_headers, header_rules, rewriting
+from ingress.middleware import compression, cors, custom_headers, header_rules, limit_rate, maintenance, rewriting
 from ingress.middleware.base import MiddlewareSpec
 
 SPECS: tuple[MiddlewareSpec[Any], ...] = (
     # HOST. Response hooks run in the opposite order: what compresses sees the fields as all others left them.
     compression.SPEC,
+    limit_rate.SPEC,  # counts what is left when it is compressed
     # REDIRECT
     cors.SPEC,  # in the template of ingress-nginx a preflight is answered before `return` redirects
+    # LIMIT
+    maintenance.SPEC,
     # UPSTREAM
     custom_headers.SPEC,
     header_rules.SPEC,

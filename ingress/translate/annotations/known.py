@@ -135,8 +135,6 @@ KNOWN: dict[str, Known] = {
     "limit-connections": _unsupported(_NO_LIMIT),
     "limit-whitelist": _unsupported(_NO_LIMIT),
     "limit-allowlist": _unsupported(_NO_LIMIT),
-    "limit-rate": _unsupported("responses are not slowed down"),
-    "limit-rate-after": _unsupported("responses are not slowed down"),
     "global-rate-limit": _unsupported(_NO_LIMIT),
     "global-rate-limit-window": _unsupported(_NO_LIMIT),
     "global-rate-limit-key": _unsupported(_NO_LIMIT),
