@@ -305,3 +305,6 @@ RequestHook = Callable[[Exchange], "DirectResponse | Awaitable[DirectResponse | 
 
 ResponseHook = Callable[[Exchange, ResponseHead], None]
 """Called once, when the final response's head is known, before it is written."""
+
+ErrorHook = Callable[[Exchange, int], DirectResponse | None]
+"""Called where the proxy would answer with its error page of a status. None: it does."""

@@ -15,7 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 
-from ingress.exchange import RequestHook, ResponseHook
+from ingress.exchange import ErrorHook, RequestHook, ResponseHook
 from ingress.routing.table import Route
 
 P = TypeVar("P", bound=msgspec.Struct)
@@ -42,6 +42,7 @@ class Phase(enum.IntEnum):
 class Hooks:
     request: RequestHook | None = None
     response: ResponseHook | None = None
+    error: ErrorHook | None = None
 
 
 class Reader(Protocol):
@@ -67,6 +68,20 @@ class Reader(Protocol):
     def config_map(self, name: str, reference: str) -> Any: ...
 
 
+class Tally(Protocol):
+    """A counter (`metrics.Tally`, which this layer doesn't know)."""
+
+    value: float
+
+
+class _Unseen:
+    value: float = 0
+
+
+def _unseen_tally(name: str, *labels: str) -> Tally:
+    return _Unseen()
+
+
 @dataclass(frozen=True, slots=True)
 class Services:
     """What a worker has to offer to hooks. One a worker."""
@@ -75,6 +90,7 @@ class Services:
     clock: Callable[[], float]  # monotonic seconds
     wall_clock: Callable[[], float]
     rng: Random
+    tally: Callable[..., Tally] = _unseen_tally  # metrics.WorkerMetrics.tally: a counter by family and label values
 
 
 @dataclass(frozen=True, slots=True)

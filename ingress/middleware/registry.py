@@ -2,7 +2,16 @@
 
 from typing import Any
 
-from ingress.middleware import compression, cors, custom_headers, header_rules, limit_rate, maintenance, rewriting
+from ingress.middleware import (
+    compression,
+    cors,
+    custom_headers,
+    header_rules,
+    limit_rate,
+    maintenance,
+    rewriting,
+    user,
+)
 from ingress.middleware.base import MiddlewareSpec
 
 SPECS: tuple[MiddlewareSpec[Any], ...] = (
@@ -17,6 +26,8 @@ SPECS: tuple[MiddlewareSpec[Any], ...] = (
     custom_headers.SPEC,
     header_rules.SPEC,
     rewriting.SPEC,  # first to see a response: rules of the operator come after it
+    # USER
+    user.SPEC,
 )
 
 BY_NAME: dict[str, MiddlewareSpec[Any]] = {spec.name: spec for spec in SPECS}

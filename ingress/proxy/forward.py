@@ -584,7 +584,7 @@ class Forwarder:
         if reason in _CLOSING:
             exchange.keep_alive = False
             if reason is not Reason.BODY_TOO_LARGE:  # of these no default backend could make anything
-                self._write_answer(exchange, DirectResponse(status_of(reason)))
+                self._write_answer(exchange, self._error_response(exchange, status_of(reason)))
                 return
         elif exchange.intercepted is not None:  # the default backend failed: the fault that it was asked about counts
             self.respond(exchange, exchange.intercepted.status)
@@ -593,7 +593,20 @@ class Forwarder:
 
     def respond(self, exchange: Exchange, status: int) -> None:
         """Answer with the error page of `status`, or make the failure visible where an answer has begun."""
-        self.answer(exchange, DirectResponse(status))
+        self.answer(exchange, self._error_response(exchange, status))
+
+    def _error_response(self, exchange: Exchange, status: int) -> DirectResponse:
+        route = exchange.route
+        if route is not None and route.error_hooks and not exchange.response_started:
+            for hook in route.error_hooks:
+                try:
+                    response: DirectResponse | None = hook(exchange, status)
+                except Exception:
+                    _log.exception("a middleware failed on an error %d", status)
+                    continue
+                if response is not None:
+                    return response
+        return DirectResponse(status)
 
     def answer(self, exchange: Exchange, response: DirectResponse) -> None:
         """Answer by ourselves, or make the failure visible where an answer has begun. An answer that brings no body of its own may be left to

@@ -21,7 +21,7 @@ from ingress.balancing.base import EndpointState, Picker
 from ingress.balancing.consistent_hash import ConsistentHash
 from ingress.balancing.hashing import hash64
 from ingress.balancing.registry import build_picker, build_ring, observes_latency
-from ingress.exchange import DirectResponse, Exchange, RequestHook, ResponseHook
+from ingress.exchange import DirectResponse, ErrorHook, Exchange, RequestHook, ResponseHook
 from ingress.metrics import RouteStats, UpstreamStats, WorkerMetrics
 from ingress.middleware import registry
 from ingress.middleware.base import Scope, Services
@@ -262,6 +262,7 @@ class LinkedRoute:
 
     __slots__ = (
         "body_limit_bytes",
+        "error_hooks",
         "fallback",
         "policy",
         "request_hooks",
@@ -281,6 +282,7 @@ class LinkedRoute:
         retry: RetryRule,
         request_hooks: tuple[RequestHook, ...] = (),
         response_hooks: tuple[ResponseHook, ...] = (),
+        error_hooks: tuple[ErrorHook, ...] = (),
         fallback: LinkedFallback | None = None,
     ) -> None:
         self.route = route
@@ -291,6 +293,7 @@ class LinkedRoute:
         self.retry = retry
         self.request_hooks = request_hooks
         self.response_hooks = response_hooks
+        self.error_hooks = error_hooks
         self.fallback = fallback
         self.status = route.closed_status if upstream is None else 0  # what to answer when there is no upstream
 
@@ -445,18 +448,19 @@ class Runtime:
         stats = self._metrics.route(route.namespace, route.ingress, route.service, route.port)
         if not route.features and route.fallback is None:
             return LinkedRoute(route, upstream, stats, rule)
-        request, response = self._hooks(route)
+        request, response, error = self._hooks(route)
         fallback = None
         if route.fallback is not None:
             fallback = LinkedFallback(route.fallback, self.upstreams)
             response = (keep_fields, *response)
-        return LinkedRoute(route, upstream, stats, rule, request, response, fallback)
+        return LinkedRoute(route, upstream, stats, rule, request, response, error, fallback)
 
-    def _hooks(self, route: Route) -> tuple[tuple[RequestHook, ...], tuple[ResponseHook, ...]]:
+    def _hooks(self, route: Route) -> tuple[tuple[RequestHook, ...], tuple[ResponseHook, ...], tuple[ErrorHook, ...]]:
         """Those of its features, in the order in which they are called. What can't be bound closes the route: a bug must not open it."""
         scope = Scope(route, self.services, self._live)
         request: list[RequestHook] = []
         response: list[ResponseHook] = []
+        error: list[ErrorHook] = []
         try:
             for feature in sorted(route.features, key=lambda f: registry.order(f.name)):
                 spec = registry.BY_NAME[feature.name]
@@ -465,10 +469,12 @@ class Runtime:
                     request.append(hooks.request)
                 if hooks.response is not None:
                     response.insert(0, hooks.response)
+                if hooks.error is not None:
+                    error.insert(0, hooks.error)
         except Exception:
             _log.exception("the features of %s could not be bound: it answers 500", route.id)
-            return (_refuse,), ()
-        return tuple(request), tuple(response)
+            return (_refuse,), (), ()
+        return tuple(request), tuple(response), tuple(error)
 
     def _live(self, key: Hashable, make: Callable[[], Any]) -> Any:
         found = self._live_objects.get(key)

@@ -20,6 +20,10 @@ Objects = Callable[[ObjectRef], KubernetesObject | None]
 """Looks a Secret or ConfigMap up in the state that is compiled."""
 
 
+def _no_middleware(name: str) -> bool:
+    return False
+
+
 class AnnotationError(IngressError):
     """An annotation can't be used. `why` is a clause that names the bad part of its value."""
 
@@ -64,10 +68,12 @@ class AnnotationReader:
         namespace: str,
         ingress: str,
         objects: Objects,
+        allows_middleware: Callable[[str], bool] = _no_middleware,
     ) -> None:
         self._found = found  # name -> (full key, value)
         self._report = report
         self._objects = objects
+        self.allows_middleware = allows_middleware  # whether the admin lets this Ingress name that user middleware
         self.options = options
         self.namespace = namespace
         self.ingress = ingress
@@ -77,6 +83,12 @@ class AnnotationReader:
     def has(self, names: Iterable[str]) -> bool:
         """Whether any of them is set."""
         return any(name in self._found for name in names)
+
+    def prefixed(self, prefix: str) -> dict[str, str]:
+        """The values of all names that start so, by the rest of their name."""
+        names = [name for name in self._found if name.startswith(prefix)]
+        self.used.update(names)
+        return {name[len(prefix) :]: self._found[name][1] for name in names}
 
     def text(self, name: str) -> str | None:
         """The value without surrounding white space; None: not set."""

@@ -10,11 +10,13 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from ingress.accesslog import AccessLog
 from ingress.logs import setup_logging
 from ingress.loops import run
 from ingress.metrics import WorkerMetrics
+from ingress.middleware import loader
 from ingress.proxy.dataplane import DataPlane
 from ingress.workers.channel import (
     Affinity,
@@ -80,6 +82,7 @@ class Worker:
     def _start(self, hello: Hello) -> None:
         setup_logging(hello.log_format, hello.log_level, role=f"worker {hello.index}")
         settings = hello.proxy
+        loader.install(map(Path, settings.middleware_paths))
         access_log = self._access_log = AccessLog(hello.log_format) if settings.access_log else None
         if access_log is not None:
             access_log.start()

@@ -93,6 +93,7 @@ def parse_annotations(
     context: Context = NO_CONTEXT,
     namespace: str = "",
     ingress: str = "",
+    ingress_class: str | None = None,
 ) -> AnnotationPolicy:
     """`prefixes` in order of precedence: the first that has a name decides its value. `has_tls`: the Ingress has a tls section."""
     found: dict[str, tuple[str, str]] = {}
@@ -106,7 +107,15 @@ def parse_annotations(
         if fallback is None and traffic is DEFAULT_TRAFFIC:
             return NO_ANNOTATIONS
         return AnnotationPolicy(traffic, fallback=fallback)
-    features = AnnotationReader(dict(found), report, context.options, namespace, ingress, context.objects)
+    features = AnnotationReader(
+        dict(found),
+        report,
+        context.options,
+        namespace,
+        ingress,
+        context.objects,
+        lambda name: context.allows_middleware(ingress_class, name),
+    )
     reader = _Reader(found, report)
     if _is_canary(reader):
         return AnnotationPolicy(left_out=True)
