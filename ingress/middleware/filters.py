@@ -51,6 +51,10 @@ class BodyFilter:
             if connection is not None:
                 connection.resume_response()
 
+    @property
+    def server_port(self) -> int:
+        return self.downstream.server_port
+
     # ---- Downstream ----------------------------------------------------------------------------------------------
 
     def respond_informational(self, exchange: Exchange, status: int, reason: bytes, fields: FieldPieces) -> None:

@@ -4,7 +4,7 @@
     add Link: </style.css>      one more
     remove X-Powered-By
 
-They act in the order written. A line that can't be used is a verdict and costs only itself. Request rules act last before the request is sent, so
+Values may have variables (`$host`, `$http_x_team`, ... as in other annotations). They act in the order written. A line that can't be used is a verdict and costs only itself. Request rules act last before the request is sent, so
 that a `set` also overwrites what a client sent; response rules act on every response, errors of ours included.
 """
 
@@ -16,6 +16,7 @@ import msgspec
 from ingress.exchange import Exchange, ResponseHead
 from ingress.middleware.base import Hooks, MiddlewareSpec, Phase, Reader, Scope
 from ingress.middleware.fields import REQUEST_OWN, RESPONSE_OWN, field_name, field_value
+from ingress.variables import Evaluate, Part, compile_field_value, parse_value
 
 _REQUEST, _RESPONSE = "request-headers", "response-headers"
 _LINES = 64
@@ -30,7 +31,7 @@ class Action(enum.StrEnum):
 class Rule(msgspec.Struct, frozen=True, omit_defaults=True):
     action: Action
     name: str
-    value: str = ""
+    value: tuple[Part, ...] = ()
 
 
 class HeaderRules(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -56,9 +57,7 @@ def parse_rule(line: str, own: Container[str]) -> Rule:
         return Rule(action, name)
     if not colon:
         raise ValueError("a colon is missing behind the name")
-    if "$" in value:
-        raise ValueError("variables are not supported: it has a $")
-    return Rule(action, name, field_value(value).decode("ascii"))
+    return Rule(action, name, parse_value(field_value(value).decode("ascii")))
 
 
 def _rules(reader: Reader, name: str, own: Container[str]) -> tuple[Rule, ...]:
@@ -82,25 +81,29 @@ def parse(reader: Reader) -> HeaderRules | None:
     return policy if policy.request or policy.response else None
 
 
+def _compiled(rules: tuple[Rule, ...]) -> list[tuple[Action, bytes, Evaluate]]:
+    return [(rule.action, rule.name.encode("ascii"), compile_field_value(rule.value)) for rule in rules]
+
+
 def bind(policy: HeaderRules, scope: Scope) -> Hooks:
-    request = [(rule.action, rule.name.encode("ascii"), rule.value.encode("ascii")) for rule in policy.request]
-    response = [(rule.action, rule.name.encode("ascii"), rule.value.encode("ascii")) for rule in policy.response]
+    request, response = _compiled(policy.request), _compiled(policy.response)
+    route = scope.route
 
     def edit_request(exchange: Exchange) -> None:
-        for action, name, value in request:
+        for action, name, value_of in request:
             if action is Action.SET:
-                exchange.set_field(name, value)
+                exchange.set_field(name, value_of(exchange, route))
             elif action is Action.ADD:
-                exchange.add_field(name, value)
+                exchange.add_field(name, value_of(exchange, route))
             else:
                 exchange.remove_fields(name)
 
     def edit_response(exchange: Exchange, head: ResponseHead) -> None:
-        for action, name, value in response:
+        for action, name, value_of in response:
             if action is Action.SET:
-                head.set(name, value)
+                head.set(name, value_of(exchange, route))
             elif action is Action.ADD:
-                head.add(name, value)
+                head.add(name, value_of(exchange, route))
             else:
                 head.remove(name)
 

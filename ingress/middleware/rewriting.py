@@ -5,9 +5,9 @@ Semantics of nginx's directives of those names. A rule is `off`, or what to look
 - cookie domain: the whole attribute, without regard to case and to a dot before either;
 - cookie path and redirect: the beginning of the attribute, or of the URL in Location and Refresh;
 - `~pattern` (`~*pattern` without regard to case; domains always): a regular expression, found anywhere in the text, all of which is then
-  replaced. Replacements may name its groups: `$1` to `$9`. Patterns are RE2: linear in the text, whatever is in it.
+  replaced. Replacements may name its groups, `$1` to `$9`. Patterns are RE2: linear in the text, whatever is in it.
 
-Only responses of endpoints are touched. `proxy-redirect-from: default` does nothing, as in ingress-nginx, whose upstream has a name that no endpoint
+Replacements may have variables. Only responses of endpoints are touched. `proxy-redirect-from: default` does nothing, as in ingress-nginx, whose upstream has a name that no endpoint
 can know.
 """
 
@@ -20,10 +20,10 @@ import re2
 
 from ingress.exchange import COLON, CRLF, Exchange, FieldPieces, ResponseHead, iter_fields
 from ingress.middleware.base import Hooks, MiddlewareSpec, Phase, Reader, Scope
+from ingress.variables import Part, RuleNames, Variable, compile_field_value, parse_value
 
 _LIMIT = 1024
 _COOKIE_LIMIT = 65536  # a Set-Cookie beyond it passes as it is
-_GROUP = re.compile(r"\$(?:\{?([0-9])\}?)?")
 _REFRESH = re.compile(rb"\A[^;,]*[;,]\s*url=(['\"]?)", re.IGNORECASE)
 
 
@@ -31,7 +31,7 @@ class Rewrite(msgspec.Struct, frozen=True):
     """`find`: text, or a pattern behind `~` or `~*`."""
 
     find: str
-    replacement: str
+    replacement: tuple[Part, ...]
 
 
 class RewritingPolicy(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -80,26 +80,12 @@ def _rewrite(find: str, replacement: str, forbidden: str, ignore_case: bool = Fa
     if find in ("~", "~*", ""):
         raise ValueError("there is nothing to look for")
     pattern = _pattern(find, ignore_case)
-    _template(replacement, None if pattern is None else pattern.groups)
-    return Rewrite(find, replacement)
-
-
-def _template(replacement: str, groups: int | None) -> list[bytes | int]:
-    """Text and group numbers, in order. `groups` None: a literal rule has none, and `$` no meaning but that of a variable."""
-    parts: list[bytes | int] = []
-    at = 0
-    for match in _GROUP.finditer(replacement):
-        if match[1] is None or match[1] == "0":
-            raise ValueError("variables are not supported: it has a $ that is not $1 to $9")
-        if groups is None or int(match[1]) > groups:
-            raise ValueError(f"${match[1]} is no group of its pattern")
-        if match.start() > at:
-            parts.append(replacement[at : match.start()].encode("ascii"))
-        parts.append(int(match[1]))
-        at = match.end()
-    if at < len(replacement):
-        parts.append(replacement[at:].encode("ascii"))
-    return parts
+    groups = 0 if pattern is None else pattern.groups
+    parts = parse_value(replacement)
+    for part in parts:
+        if part.variable is Variable.CAPTURE and int(part.argument) > groups:
+            raise ValueError(f"${part.argument} is no group of its pattern")
+    return Rewrite(find, parts)
 
 
 def parse_cookie_domain(text: str) -> Rewrite | None:
@@ -160,43 +146,60 @@ def acts(options: Any) -> bool:
 
 # ---- bind --------------------------------------------------------------------------------------------------------
 
-Replace = Callable[[bytes], bytes | None]
+Put = Callable[[Exchange, Any], bytes]
+"""What is put there: of the request, and the match if there is a pattern."""
+
+Replace = Callable[[bytes, Exchange], bytes | None]
 """The text rewritten; None: it doesn't apply."""
 
 
-def _by_pattern(pattern: Any, template: list[bytes | int]) -> Replace:
-    def replace(text: bytes) -> bytes | None:
+def _put(parts: tuple[Part, ...], route: RuleNames) -> Put:
+    functions: list[Put] = [_put_part(part, route) for part in parts]
+    if len(functions) == 1:
+        return functions[0]
+    return lambda exchange, match: b"".join([function(exchange, match) for function in functions])
+
+
+def _put_part(part: Part, route: RuleNames) -> Put:
+    if part.variable is Variable.CAPTURE:
+        group = int(part.argument)
+        return lambda exchange, match: match[group] or b""
+    value_of = compile_field_value((part,))
+    return lambda exchange, match: value_of(exchange, route)
+
+
+def _by_pattern(pattern: Any, put: Put) -> Replace:
+    def replace(text: bytes, exchange: Exchange) -> bytes | None:
         match = pattern.search(text)
-        if match is None:
-            return None
-        return b"".join((match[part] or b"") if isinstance(part, int) else part for part in template)
+        return None if match is None else put(exchange, match)
 
     return replace
 
 
-def _by_prefix(find: bytes, put: bytes) -> Replace:
-    return lambda text: put + text[len(find) :] if text.startswith(find) else None
+def _by_prefix(find: bytes, put: Put) -> Replace:
+    return lambda text, exchange: put(exchange, None) + text[len(find) :] if text.startswith(find) else None
 
 
-def _by_domain(find: bytes, put: bytes) -> Replace:
-    find, put = find.removeprefix(b".").lower(), put.removeprefix(b".")
+def _by_domain(find: bytes, put: Put) -> Replace:
+    find = find.removeprefix(b".").lower()
 
-    def replace(text: bytes) -> bytes | None:
+    def replace(text: bytes, exchange: Exchange) -> bytes | None:
         dot = b"." if text.startswith(b".") else b""
-        return dot + put if text[len(dot) :].lower() == find else None
+        return dot + put(exchange, None).removeprefix(b".") if text[len(dot) :].lower() == find else None
 
     return replace
 
 
-def replacer(rule: Rewrite, domain: bool = False) -> Replace:
+def replacer(rule: Rewrite, route: RuleNames, domain: bool = False) -> Replace:
     pattern = _pattern(rule.find, domain)
+    put = _put(rule.replacement, route)
     if pattern is not None:
-        return _by_pattern(pattern, _template(rule.replacement, pattern.groups))
-    find, put = rule.find.encode("ascii"), rule.replacement.encode("ascii")
+        return _by_pattern(pattern, put)
+    find = rule.find.encode("ascii")
     return _by_domain(find, put) if domain else _by_prefix(find, put)
 
 
-def rewrite_cookie(value: bytes, attributes: dict[bytes, Replace]) -> bytes:
+def rewrite_cookie(value: bytes, attributes: dict[bytes, Replace], exchange: Exchange) -> bytes:
     """A Set-Cookie with its attributes rewritten; everything else stays as it is, byte by byte. `attributes`: by lower-case name."""
     if len(value) > _COOKIE_LIMIT:
         return value
@@ -208,38 +211,38 @@ def rewrite_cookie(value: bytes, attributes: dict[bytes, Replace]) -> bytes:
         if replace is None or not equals:
             continue
         stripped = text.strip(b" \t")
-        new = replace(stripped)
-        if new is not None:
+        new = replace(stripped, exchange)
+        if new is not None and b";" not in new:
             parts[index] = name + equals + new
             changed = True
     return b";".join(parts) if changed else value
 
 
-def rewrite_refresh(value: bytes, replace: Replace) -> bytes:
+def rewrite_refresh(value: bytes, replace: Replace, exchange: Exchange) -> bytes:
     """`5; url=http://a/` with its URL rewritten."""
     match = _REFRESH.match(value)
     if match is None:
         return value
-    new = replace(value[match.end() :])
+    new = replace(value[match.end() :], exchange)
     return value if new is None else value[: match.end()] + new
 
 
 def bind(policy: RewritingPolicy, scope: Scope) -> Hooks:
     attributes: dict[bytes, Replace] = {}
     if policy.cookie_domain is not None:
-        attributes[b"domain"] = replacer(policy.cookie_domain, domain=True)
+        attributes[b"domain"] = replacer(policy.cookie_domain, scope.route, domain=True)
     if policy.cookie_path is not None:
-        attributes[b"path"] = replacer(policy.cookie_path)
-    redirect = None if policy.redirect is None else replacer(policy.redirect)
+        attributes[b"path"] = replacer(policy.cookie_path, scope.route)
+    redirect = None if policy.redirect is None else replacer(policy.redirect, scope.route)
 
-    def rewritten(name: bytes, value: bytes) -> bytes:
+    def rewritten(name: bytes, value: bytes, exchange: Exchange) -> bytes:
         if attributes and name == b"set-cookie":
-            return rewrite_cookie(value, attributes)
+            return rewrite_cookie(value, attributes, exchange)
         if redirect is not None:
             if name == b"location":
-                return redirect(value) or value
+                return redirect(value, exchange) or value
             if name == b"refresh":
-                return rewrite_refresh(value, redirect)
+                return rewrite_refresh(value, redirect, exchange)
         return value
 
     lengths = frozenset(map(len, (b"set-cookie", b"location", b"refresh")))
@@ -250,7 +253,7 @@ def bind(policy: RewritingPolicy, scope: Scope) -> Hooks:
         fields: FieldPieces | None = None
         for index, (name, value) in enumerate(iter_fields(head.fields)):
             if len(name) in lengths:
-                new = rewritten(name.lower(), value)
+                new = rewritten(name.lower(), value, exchange)
                 if new is not value:
                     if fields is None:
                         fields = list(head.fields)

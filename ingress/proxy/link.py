@@ -15,7 +15,6 @@ from weakref import WeakValueDictionary
 import msgspec
 
 from ingress.affinity.client_ip import ClientIPAffinity, Update
-from ingress.affinity.hashkey import compile_hash_key
 from ingress.balancing import ejection
 from ingress.balancing.base import EndpointState, Picker
 from ingress.balancing.consistent_hash import ConsistentHash
@@ -47,6 +46,7 @@ from ingress.routing.table import (
     apply_delta,
 )
 from ingress.routing.trie import HostIndex, PathTrie, normalize_host
+from ingress.variables import compile_value
 
 _log = logging.getLogger(__name__)
 _STATUS_RETRIES = {
@@ -139,7 +139,7 @@ class UpstreamRuntime:
         self.balancing = balancing
         self.observes_latency = observes_latency(balancing)
         hashed = balancing.load_balance is LoadBalance.CONSISTENT_HASH and balancing.affinity is AffinityMode.NONE
-        self._hash_key = compile_hash_key(balancing.hash_key) if hashed else None
+        self._hash_key = compile_value(balancing.hash_key) if hashed else None
         before, self.client_ip = self.client_ip, None
         if balancing.affinity is AffinityMode.CLIENT_IP:
             self.client_ip = ClientIPAffinity(balancing.client_ip_timeout_s)
@@ -214,7 +214,7 @@ class UpstreamRuntime:
     def pick_sticky(self, exchange: Exchange, now: float, picker: Picker) -> EndpointState:
         """The endpoint for the first attempt where affinity or a hash decides; elsewhere `picker` alone does."""
         if self._hash_key is not None:
-            exchange.hash_key = hash64(self._hash_key(exchange))
+            exchange.hash_key = hash64(self._hash_key(exchange, exchange.route.route))
             return picker.pick(now, exchange.hash_key)
         ring = self._ring
         assert ring is not None

@@ -115,6 +115,7 @@ class ClientConnection(RequestReader, RequestHandler):
         "_uri",
         "_wire",
         "_writing_paused",
+        "server_port",
     )
 
     def __init__(self, host: ConnectionHost, manager: "Server", loop: asyncio.AbstractEventLoop) -> None:
@@ -130,6 +131,7 @@ class ClientConnection(RequestReader, RequestHandler):
         self._wire: httptools.HttpRequestParser | None = httptools.HttpRequestParser(self)
         self._address = ""
         self._forwarded = b""
+        self.server_port = 0
         # parsing
         self._in_head = False
         self._at_start = False  # no request has begun before this segment
@@ -175,7 +177,8 @@ class ClientConnection(RequestReader, RequestHandler):
         peer = transport.get_extra_info("peername")
         local = transport.get_extra_info("sockname")
         self._address = client_address(peer)
-        self._forwarded = forwarded_block(self._address, local[1] if local else 0, "http")
+        self.server_port = local[1] if local else 0
+        self._forwarded = forwarded_block(self._address, self.server_port, "http")
         self._forwarder_host.connection_opened()
 
     def connection_lost(self, exc: BaseException | None) -> None:

@@ -12,8 +12,6 @@ from ingress.errors import VerdictReason
 from ingress.routing.table import (
     CookieAffinity,
     CookieMode,
-    HashPart,
-    HashVariable,
     LoadBalance,
     TrafficPolicy,
     UpstreamProtocol,
@@ -34,6 +32,7 @@ from ingress.translate.annotations.snippets import access_directive
 from ingress.translate.context import NO_CONTEXT, Context
 from ingress.translate.features import AnnotationReader, field_of, parse_features
 from ingress.translate.report import Report, shown
+from ingress.variables import Part, Variable
 
 OWN_PREFIX = "aioingress.io/"
 
@@ -216,10 +215,10 @@ def _is_canary(reader: _Reader) -> bool:
 def _upstream_ask(reader: _Reader) -> UpstreamAsk:
     load_balance = reader.take("load-balance", _load_balance, LoadBalance.ROUND_ROBIN)
     hash_by = reader.found.get("upstream-hash-by")
-    hash_key: tuple[HashPart, ...] = reader.take("upstream-hash-by", parse_hash_key, ())
+    hash_key: tuple[Part, ...] = reader.take("upstream-hash-by", parse_hash_key, ())
     if hash_key:
         load_balance = LoadBalance.CONSISTENT_HASH  # wins over load-balance, as in ingress-nginx
-        if hash_by is not None and all(part.variable is HashVariable.TEXT for part in hash_key):
+        if hash_by is not None and all(part.variable is Variable.TEXT for part in hash_key):
             key, value = hash_by
             reader.report.warning(
                 field_of(key),
