@@ -5,12 +5,12 @@ in each turn of the loop, so that other requests wait for a slice and not for th
 gzip 1 0.3 ms, gzip 9 0.6 ms, Brotli 4 0.4 ms, zstd 3 0.2 ms; Brotli 11 30 ms, zstd 19 15 ms, which is why these are for build steps.
 """
 
+import asyncio
 from collections import deque
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-import asyncio
 import msgspec
 import re2
 

@@ -85,7 +85,8 @@ def _origins(reader: Reader) -> tuple[str, ...] | None:
             good.append(item.lower())
         else:
             reader.warn(
-                name, f"{_shown(item)} is left out: it is no origin (scheme://host[:port], with *. for one label, or null)."
+                name,
+                f"{_shown(item)} is left out: it is no origin (scheme://host[:port], with *. for one label, or null).",
             )
     if not good:
         if items:

@@ -22,7 +22,7 @@ class Coding(enum.StrEnum):
 
 STATUSES = frozenset((200, 403, 404))
 _DIGESTS = frozenset((b"content-md5", b"content-digest", b"repr-digest", b"digest"))
-_LENGTHS = frozenset((4, 6, 10, 11, 12, 13, 14, 16)) # of the names that are looked at
+_LENGTHS = frozenset((4, 6, 10, 11, 12, 13, 14, 16))  # of the names that are looked at
 _QVALUE = re.compile(rb"(?:0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)")
 _ACCEPT_LIMIT = 512
 _MSIE_4_TO_6 = re.compile(rb"MSIE [4-6]\.")

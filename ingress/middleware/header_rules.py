@@ -4,8 +4,9 @@
     add Link: </style.css>      one more
     remove X-Powered-By
 
-Values may have variables (`$host`, `$http_x_team`, ... as in other annotations). They act in the order written. A line that can't be used is a verdict and costs only itself. Request rules act last before the request is sent, so
-that a `set` also overwrites what a client sent; response rules act on every response, errors of ours included.
+Values may have variables (`$host`, `$http_x_team`, ... as in other annotations). They act in the order written. A line that can't be used is
+a verdict and costs only itself. Request rules act last before the request is sent, so that a `set` also overwrites what a client sent; response
+rules act on every response, errors of ours included.
 """
 
 import enum

@@ -135,4 +135,6 @@ def bind(policy: LimitRate, scope: Scope) -> Hooks:
     return Hooks(response=slow_down)
 
 
-SPEC = MiddlewareSpec("limit-rate", Phase.HOST, ("limit-rate", "limit-rate-after"), LimitRate, parse, bind, by_option=acts)
+SPEC = MiddlewareSpec(
+    "limit-rate", Phase.HOST, ("limit-rate", "limit-rate-after"), LimitRate, parse, bind, by_option=acts
+)

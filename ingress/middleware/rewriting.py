@@ -7,8 +7,8 @@ Semantics of nginx's directives of those names. A rule is `off`, or what to look
 - `~pattern` (`~*pattern` without regard to case; domains always): a regular expression, found anywhere in the text, all of which is then
   replaced. Replacements may name its groups, `$1` to `$9`. Patterns are RE2: linear in the text, whatever is in it.
 
-Replacements may have variables. Only responses of endpoints are touched. `proxy-redirect-from: default` does nothing, as in ingress-nginx, whose upstream has a name that no endpoint
-can know.
+Replacements may have variables. Only responses of endpoints are touched. `proxy-redirect-from: default` does nothing, as in ingress-nginx, whose
+upstream has a name that no endpoint can know.
 """
 
 import re
@@ -114,14 +114,17 @@ def _redirect(reader: Reader) -> Rewrite | None:
     replacement = reader.text(names[1]) or reader.options.proxy_redirect_to
     if find in ("off", "default") or replacement == "off":
         return None
-    if reader.text(names[1]) is None:
-        return reader.take(names[0], lambda _: _rewrite(find, replacement, ""), None)
-    return reader.take(names[1], lambda _: _rewrite(find, replacement, ""), None)
+    at_fault = next((name for name in reversed(names) if reader.text(name) is not None), None)
+    if at_fault is None:
+        return _default(find, lambda _: _rewrite(find, replacement, ""))
+    return reader.take(at_fault, lambda _: _rewrite(find, replacement, ""), None)
 
 
 def parse(reader: Reader) -> RewritingPolicy | None:
     options = reader.options
-    domain = reader.take("proxy-cookie-domain", parse_cookie_domain, _default(options.proxy_cookie_domain, parse_cookie_domain))
+    domain = reader.take(
+        "proxy-cookie-domain", parse_cookie_domain, _default(options.proxy_cookie_domain, parse_cookie_domain)
+    )
     path = reader.take("proxy-cookie-path", parse_cookie_path, _default(options.proxy_cookie_path, parse_cookie_path))
     redirect = _redirect(reader)
     if domain is None and path is None and redirect is None:

@@ -552,9 +552,7 @@ class Forwarder:
         exchange.response_started = True
         return True
 
-    def _replaced(
-        self, exchange: Exchange, route: LinkedRoute, connection: UpstreamConnection, status: int
-    ) -> bool:
+    def _replaced(self, exchange: Exchange, route: LinkedRoute, connection: UpstreamConnection, status: int) -> bool:
         """Whether the default backend answers in place of an endpoint's response."""
         fallback = route.fallback
         if fallback is None or not fallback.of_endpoints:

@@ -129,7 +129,9 @@ class Feature(msgspec.Struct, frozen=True):
 class Fallback(msgspec.Struct, frozen=True, omit_defaults=True):
     """Who answers in place of a route's endpoints: the default backend (ingress-nginx's default-backend and custom-http-errors)."""
 
-    statuses: tuple[int, ...] = ()  # sorted; a response with one of these is dropped, and the default backend asked about it
+    statuses: tuple[
+        int, ...
+    ] = ()  # sorted; a response with one of these is dropped, and the default backend asked about it
     of_endpoints: bool = True  # also responses of endpoints, not only errors of our own
     upstreams: tuple[UpstreamKey, ...] = ()  # the first that has endpoints is asked
     stand_in: UpstreamKey | None = None  # gets the requests themselves while the route's upstream has no endpoints

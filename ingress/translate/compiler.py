@@ -259,7 +259,11 @@ class _Memory:
     def _replace_fragment(self, key: NamespacedName, state: ClusterState, dirty_hosts: set[HostPattern]) -> bool:
         """Build the fragment anew and mark the hosts concerned; True if the catch-all is concerned."""
         old = self._fragments.get(key)
-        new = build_fallback(self._settings, state.services, self._options) if key == _FALLBACK else self._fragment(key, state)
+        new = (
+            build_fallback(self._settings, state.services, self._options)
+            if key == _FALLBACK
+            else self._fragment(key, state)
+        )
         self._refer(key, old, new, state)
         if old is not None:
             for owner in old.services if new is None else old.services - new.services:
