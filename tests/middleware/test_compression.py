@@ -14,7 +14,7 @@ from ingress.middleware.codecs import make_encoder
 from ingress.middleware.encoding import Coding, is_old_explorer, negotiate, weakened
 from ingress.translate.options import Options
 from ingress.translate.options.model import BROTLI_TYPES, CodecOptions, CompressionOptions
-from tests.middleware.support import HOST, Rules, one, serving
+from tests.middleware.rules import HOST, Rules, one, serving
 from tests.proxy.support import BackendConnection, Client, Request, Response, Truncated, answer, reply, response, until
 
 GZIP = CodecOptions(1, 256)

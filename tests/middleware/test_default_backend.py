@@ -8,7 +8,7 @@ import pytest
 from ingress.routing.table import Fallback
 from ingress.translate.annotations.default_backend import parse_statuses
 from ingress.translate.options import Options
-from tests.middleware.support import HOST, Rules, one, problems, serving
+from tests.middleware.rules import HOST, Rules, one, problems, serving
 from tests.proxy.support import BackendConnection, Client, Request, Script, answer, reply, response, until
 
 ERRORS = {"custom-http-errors": "404,500,502,503,504,413", "default-backend": "errors"}

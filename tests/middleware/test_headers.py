@@ -6,7 +6,7 @@ from ingress.exchange import ResponseHead, field_pieces
 from ingress.middleware.fields import add_vary
 from ingress.middleware.header_rules import Action, parse_rule
 from ingress.translate.options import Options
-from tests.middleware.support import HOST, Rules, one, problems, serving
+from tests.middleware.rules import HOST, Rules, one, problems, serving
 from tests.proxy.support import answer
 
 ALLOWED = Options(allowed_response_headers=("My-Custom-Header", "my-custom-header-dollar", "Content-Security-Policy"))

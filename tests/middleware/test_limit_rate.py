@@ -8,7 +8,7 @@ import pytest
 from ingress.middleware.limit_rate import LimitRate, allowance, delay_s
 from ingress.translate.options import Options
 from ingress.translate.options.model import CodecOptions, CompressionOptions
-from tests.middleware.support import HOST, Rules, one, problems
+from tests.middleware.rules import HOST, Rules, one, problems
 from tests.middleware.test_compression import decode
 from tests.proxy.support import BackendConnection, answer, reply, response, until
 

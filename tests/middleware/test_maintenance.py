@@ -5,7 +5,7 @@ import json
 import pytest
 
 from ingress.middleware.maintenance import address_matcher
-from tests.middleware.support import HOST, Rules, one, problems
+from tests.middleware.rules import HOST, Rules, one, problems
 from tests.proxy.support import until
 
 ON = {"maintenance": "true"}

@@ -3,7 +3,7 @@
 import pytest
 
 from ingress.translate.options import Options
-from tests.middleware.support import HOST, Rules, one, problems, serving
+from tests.middleware.rules import HOST, Rules, one, problems, serving
 from tests.proxy.support import answer
 
 
