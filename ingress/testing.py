@@ -119,7 +119,7 @@ async def run(
     exchange = asked._exchange
     failures = _Failures()
     loop = asyncio.get_running_loop()
-    caller = Caller(middleware, Services(loop, loop.time, loop.time, random.Random(1), failures.tally))
+    caller = Caller(middleware, Services(loop, loop.time, loop.time, random.Random(1), tally=failures.tally))
     outcome = caller.request(exchange) if caller.has_request else None
     if outcome is not None and not isinstance(outcome, DirectResponse):
         outcome = await outcome

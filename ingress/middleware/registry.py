@@ -3,13 +3,18 @@
 from typing import Any
 
 from ingress.middleware import (
+    basic_auth,
     compression,
     cors,
     custom_headers,
+    external_auth,
     header_rules,
+    ip_access,
     limit_rate,
     maintenance,
+    rate_limit,
     rewriting,
+    satisfy,
     user,
 )
 from ingress.middleware.base import MiddlewareSpec
@@ -22,6 +27,12 @@ SPECS: tuple[MiddlewareSpec[Any], ...] = (
     cors.SPEC,  # in the template of ingress-nginx a preflight is answered before `return` redirects
     # LIMIT
     maintenance.SPEC,
+    rate_limit.SPEC,
+    # ACCESS
+    ip_access.SPEC,
+    basic_auth.SPEC,
+    external_auth.SPEC,
+    satisfy.SPEC,
     # UPSTREAM
     custom_headers.SPEC,
     header_rules.SPEC,

@@ -23,7 +23,8 @@ from ingress.balancing.registry import build_picker, build_ring, observes_latenc
 from ingress.exchange import DirectResponse, ErrorHook, Exchange, RequestHook, ResponseHook
 from ingress.metrics import RouteStats, UpstreamStats, WorkerMetrics
 from ingress.middleware import registry
-from ingress.middleware.base import Scope, Services
+from ingress.middleware.base import Hooks, Phase, Scope, Services
+from ingress.middleware.satisfy import join as join_access
 from ingress.proxy.interception import keep_fields
 from ingress.proxy.sessions import CookieSessions
 from ingress.routing.table import (
@@ -301,12 +302,13 @@ class LinkedRoute:
 class Snapshot:
     """Everything a request needs, reachable from one reference. `find` is the whole routing decision."""
 
-    __slots__ = ("_authorities", "hosts", "not_found", "table")
+    __slots__ = ("_authorities", "asks_certificates", "hosts", "not_found", "table")
     _AUTHORITY_CACHE = 8192
 
     def __init__(self, table: RoutingTable, hosts: HostIndex[LinkedRoute], not_found: LinkedRoute) -> None:
         self.table = table
         self.hosts = hosts
+        self.asks_certificates = any(host.client_auth is not None for host in table.tls_hosts.values())
         self.not_found = not_found  # the table's default backend, or the built-in 404
         self._authorities: dict[bytes, tuple[bytes, PathTrie[LinkedRoute] | None]] = {}
 
@@ -459,18 +461,26 @@ class Runtime:
         """Those of its features, in the order in which they are called. What can't be bound closes the route: a bug must not open it."""
         scope = Scope(route, self.services, self._live)
         request: list[RequestHook] = []
+        access: list[Hooks] = []  # joined in their place, when the next phase begins
         response: list[ResponseHook] = []
         error: list[ErrorHook] = []
         try:
             for feature in sorted(route.features, key=lambda f: registry.order(f.name)):
                 spec = registry.BY_NAME[feature.name]
                 hooks = spec.bind(msgspec.convert(feature.policy, spec.policy), scope)
-                if hooks.request is not None:
-                    request.append(hooks.request)
+                if spec.phase is Phase.ACCESS:
+                    access.append(hooks)
+                else:
+                    if access and spec.phase > Phase.ACCESS:
+                        request += join_access(access)
+                        access = []
+                    if hooks.request is not None:
+                        request.append(hooks.request)
                 if hooks.response is not None:
                     response.insert(0, hooks.response)
                 if hooks.error is not None:
                     error.insert(0, hooks.error)
+            request += join_access(access)
         except Exception:
             _log.exception("the features of %s could not be bound: it answers 500", route.id)
             return (_refuse,), (), ()

@@ -125,6 +125,9 @@ class Feature(msgspec.Struct, frozen=True):
     name: str
     policy: dict[str, Any]
 
+    def __repr__(self) -> str:  # a policy may hold password hashes
+        return f"Feature({self.name!r})"
+
 
 class Fallback(msgspec.Struct, frozen=True, omit_defaults=True):
     """Who answers in place of a route's endpoints: the default backend (ingress-nginx's default-backend and custom-http-errors)."""

@@ -33,6 +33,10 @@ class AnnotationError(IngressError):
         self.why = why
 
 
+class OptionError(AnnotationError):
+    """An option that decides for Ingresses without the annotation can't be used. `name` is its key in the ConfigMap."""
+
+
 class FeatureParser(Protocol):
     @property
     def name(self) -> str: ...
@@ -143,6 +147,19 @@ class AnnotationReader:
             self._found.get(name, ("", ""))[1],
         )
 
+    def refuse_option(self, name: str, why: str, closes: bool) -> None:
+        """An option, not the Ingress, is at fault. `why` is a clause."""
+        consequence = (
+            "all routes of the Ingress are closed (503), because access rules must not fail open"
+            if closes
+            else "it has no effect on this Ingress"
+        )
+        self._report.error(
+            "",
+            VerdictReason.ACCESS_RULE_REJECTED if closes else VerdictReason.INVALID_FIELD,
+            f"The option {name} of the ConfigMap can't be used, {shown(why)}: {consequence}.",
+        )
+
     def secret(self, name: str, reference: str) -> Secret:
         """The Secret that annotation `name` names (`name` or `namespace/name`). Raises AnnotationError."""
         found = self._object(Kind.SECRET, name, reference)
@@ -184,6 +201,11 @@ def parse_features(parsers: Sequence[FeatureParser], reader: AnnotationReader) -
             continue
         try:
             policy = parser.parse(reader)
+        except OptionError as e:
+            reader.used.update(parser.annotations)
+            reader.refuse_option(e.name, e.why, parser.fails_closed)
+            if parser.fails_closed:
+                closed = closed or f"option {e.name}: {e.why}"
         except AnnotationError as e:
             reader.used.update(parser.annotations)
             key = reader.key(e.name)

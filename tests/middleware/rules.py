@@ -1,8 +1,8 @@
 """From annotations to a running proxy: an Ingress with its Services, compiled as the controller does it, in front of scripted backends.
 
-    async with rules({"enable-cors": "true"}) as (proxy, backend):
-        client = await proxy.client()
-        response = await client.get("/", "app.test", "Origin: https://a.example")
+async with rules({"enable-cors": "true"}) as (proxy, backend):
+    client = await proxy.client()
+    response = await client.get("/", "app.test", "Origin: https://a.example")
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -64,9 +64,7 @@ class Rules:
         fragment = build_fragment(made, known, Context(settings, self.options, SPECS, find))
         fallback = build_fallback(settings, known, self.options)
         fragments: list[Fragment] = [fragment] if fallback is None else [fragment, fallback]
-        hosts: dict[HostPattern, HostRoutes] = {
-            host: merge_host(host, [fragment]).routes for host in fragment.hosts
-        }
+        hosts: dict[HostPattern, HostRoutes] = {host: merge_host(host, [fragment]).routes for host in fragment.hosts}
         upstreams = {
             key: build_upstream(use.spec, state, settings).upstream for f in fragments for key, use in f.uses.items()
         }

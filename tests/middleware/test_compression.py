@@ -25,7 +25,9 @@ JSON = [(b"Content-Type", b"application/json; charset=utf-8")]
 
 
 def with_gzip(**changes: Any) -> Options:
-    return Options(compression=CompressionOptions(gzip=CodecOptions(**{"level": 1, "min_length_bytes": 256, **changes})))
+    return Options(
+        compression=CompressionOptions(gzip=CodecOptions(**{"level": 1, "min_length_bytes": 256, **changes}))
+    )
 
 
 ALL = Options(compression=CompressionOptions(GZIP, BROTLI, ZSTD))
@@ -81,7 +83,13 @@ def test_negotiation(accept: bytes, expected: Coding | None) -> None:
 
 
 def test_small_decisions() -> None:
-    assert (weakened(b'"a"'), weakened(b'W/"a"'), weakened(b"a"), weakened(b""), weakened(b'"')) == (b'W/"a"', b'W/"a"', b"", b"", b"")
+    assert (weakened(b'"a"'), weakened(b'W/"a"'), weakened(b"a"), weakened(b""), weakened(b'"')) == (
+        b'W/"a"',
+        b'W/"a"',
+        b"",
+        b"",
+        b"",
+    )
     assert is_old_explorer(b"Mozilla/45.0 (compatible; MSIE 6.0; Windows NT 5.1)")
     assert not is_old_explorer(b"Mozilla/4.0 (compatible; MSIE 6.0; Windows NT 5.1; SV1)")
     assert not is_old_explorer(b"Mozilla/4.0 (compatible; MSIE 7.0)")
@@ -154,7 +162,13 @@ async def test_what_is_left_alone(status: int, fields: Any, changes: dict[str, A
 
 @pytest.mark.parametrize("status", [200, 403, 404])
 @pytest.mark.parametrize(
-    ("kind", "types"), [("text/html", ("application/json",)), ("TEXT/HTML;charset=x", ("application/json",)), ("image/png", ("*",)), ("", ("*",))]
+    ("kind", "types"),
+    [
+        ("text/html", ("application/json",)),
+        ("TEXT/HTML;charset=x", ("application/json",)),
+        ("image/png", ("*",)),
+        ("", ("*",)),
+    ],
 )
 async def test_types(status: int, kind: str, types: tuple[str, ...]) -> None:
     fields = [(b"Content-Type", kind.encode())] if kind else []
@@ -176,7 +190,13 @@ async def test_the_least_length(size: int, encoded: bool) -> None:
 
 async def test_each_coding_has_its_own_conditions() -> None:
     compression = CompressionOptions(CodecOptions(1, 50), CodecOptions(4, 24, ("application/octet-stream",)))
-    upstream = reply(lambda r: response(200, b"x" * int(r.target[1:]), [(b"Content-Type", b"application/octet-stream" if r.value("X-Octets") else b"text/css")]))
+    upstream = reply(
+        lambda r: response(
+            200,
+            b"x" * int(r.target[1:]),
+            [(b"Content-Type", b"application/octet-stream" if r.value("X-Octets") else b"text/css")],
+        )
+    )
     async with one({}, upstream, Options(compression=compression)) as (proxy, _):
         client = await proxy.client()
         both = "Accept-Encoding: br, gzip"
@@ -206,7 +226,11 @@ async def test_gzip_disable(disable: str, agent: str, encoded: bool) -> None:
 
 
 async def test_head_and_old_clients_and_no_content() -> None:
-    upstream = reply(lambda r: response(304 if r.target == b"/304" else 200, b"" if r.target == b"/304" else TEXT, JSON, length=r.target != b"/304"))
+    upstream = reply(
+        lambda r: response(
+            304 if r.target == b"/304" else 200, b"" if r.target == b"/304" else TEXT, JSON, length=r.target != b"/304"
+        )
+    )
     async with one({}, upstream, ALL) as (proxy, _):
         client = await proxy.client()
         head = await client.get("/", HOST, "Accept-Encoding: gzip", method="HEAD")
@@ -239,7 +263,9 @@ async def test_what_comes_is_passed_on_at_once() -> None:
 
     async def events(connection: BackendConnection) -> None:
         await connection.request()
-        await connection.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
+        await connection.send(
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+        )
         for number in range(5):
             event = b"data: %d\n\n" % number
             await connection.send(b"%x\r\n%b\r\n" % (len(event), event))
@@ -254,7 +280,9 @@ async def test_what_comes_is_passed_on_at_once() -> None:
         ("zstd", lambda: zstandard.ZstdDecompressor().decompressobj().decompress),
     ):
         kinds = ("text/event-stream",)
-        compression = CompressionOptions(CodecOptions(1, 256, kinds), CodecOptions(4, 20, kinds), CodecOptions(3, 256, kinds))
+        compression = CompressionOptions(
+            CodecOptions(1, 256, kinds), CodecOptions(4, 20, kinds), CodecOptions(3, 256, kinds)
+        )
         async with one({}, events, Options(compression=compression)) as (proxy, _):
             client: Client = await proxy.client()
             await client.send(f"GET / HTTP/1.1\r\nHost: {HOST}\r\nAccept-Encoding: {accept}\r\n\r\n".encode())
@@ -302,7 +330,9 @@ async def test_pipelined_requests_stay_in_order() -> None:
     content = _content(200_000)
     async with one({}, reply(lambda r: response(200, r.target + content, JSON)), ALL) as (proxy, _):
         client = await proxy.client()
-        await client.send(b"".join(b"GET /%d HTTP/1.1\r\nHost: app.test\r\nAccept-Encoding: gzip\r\n\r\n" % n for n in range(5)))
+        await client.send(
+            b"".join(b"GET /%d HTTP/1.1\r\nHost: app.test\r\nAccept-Encoding: gzip\r\n\r\n" % n for n in range(5))
+        )
         for n in range(5):
             assert decode(await client.response()) == b"/%d" % n + content
 
@@ -314,7 +344,9 @@ async def test_a_slow_reader_holds_the_endpoint_up() -> None:
     async def script(connection: BackendConnection) -> None:
         nonlocal sent
         await connection.request()
-        await connection.send(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(content))
+        await connection.send(
+            b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(content)
+        )
         for at in range(0, len(content), 50_000):
             await connection.send(content[at : at + 50_000])
             sent = at
@@ -334,7 +366,9 @@ async def test_a_client_that_leaves(moment: str) -> None:
 
     async def script(connection: BackendConnection) -> None:
         await connection.request()
-        await connection.send(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(content))
+        await connection.send(
+            b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(content)
+        )
         await connection.send(content if moment == "behind the end" else content[:300_000])
         await connection.closed()
 
@@ -349,7 +383,9 @@ async def test_a_client_that_leaves(moment: str) -> None:
 async def test_a_response_that_breaks_off() -> None:
     async def script(connection: BackendConnection) -> None:
         await connection.request()
-        await connection.send(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100000\r\n\r\n" + TEXT)
+        await connection.send(
+            b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100000\r\n\r\n" + TEXT
+        )
 
     async with one({}, script, ALL) as (proxy, _):
         client = await proxy.client()

@@ -27,7 +27,10 @@ def allow(origins: str) -> dict[str, str]:
         ("      ", None),
         ("https://a.example:8080", ["https://a.example:8080"]),
         ("https://A.Example , null", ["https://a.example", "null"]),
-        ("http://*.a.example:8080,tauri://localhost,foo://", ["http://*.a.example:8080", "tauri://localhost", "foo://"]),
+        (
+            "http://*.a.example:8080,tauri://localhost,foo://",
+            ["http://*.a.example:8080", "tauri://localhost", "foo://"],
+        ),
         ("https://a.example,   ,https://b.example,", ["https://a.example", "https://b.example"]),
     ],
 )
@@ -39,7 +42,9 @@ def test_origins(origins: str, expected: list[str] | None) -> None:
     assert not rules.verdicts()
 
 
-@pytest.mark.parametrize("bad", ["origin.cors.com:8080", "https://a b", "https://a/path", "https://*.*.a", "(.*)", "a$1", "HTTPS://a"])
+@pytest.mark.parametrize(
+    "bad", ["origin.cors.com:8080", "https://a b", "https://a/path", "https://*.*.a", "(.*)", "a$1", "HTTPS://a"]
+)
 def test_a_bad_origin_costs_only_itself(bad: str) -> None:
     rules = Rules(allow(f"{bad}, https://good.example"))
     policy = rules.policy("cors")
@@ -85,9 +90,17 @@ def test_enable_cors() -> None:
 @pytest.mark.parametrize(
     ("origins", "good", "bad"),
     [
-        ("https://foo.bar.com", "https://foo.bar.com HTTPS://FOO.BAR.COM", "https://fooxbar.com xhttps://foo.bar.com https://foo.bar.com:8080"),
+        (
+            "https://foo.bar.com",
+            "https://foo.bar.com HTTPS://FOO.BAR.COM",
+            "https://fooxbar.com xhttps://foo.bar.com https://foo.bar.com:8080",
+        ),
         ("http://o.com:8080", "http://o.com:8080", "http://o.com http://o.com:80800"),
-        ("http://*.o.com", "http://foo.o.com http://bar-foo.o.com", "http://o.com http://.o.com http://a.b.o.com http://a.o.com:80 https://a.o.com http://a_b.o.com"),
+        (
+            "http://*.o.com",
+            "http://foo.o.com http://bar-foo.o.com",
+            "http://o.com http://.o.com http://a.b.o.com http://a.o.com:80 https://a.o.com http://a_b.o.com",
+        ),
         ("http://*.o.com:8080", "http://abc.o.com:8080", "http://abc.o.com http://o.com:8080"),
         ("null", "null NULL", "nulll xnull"),
         ("test://localhost,tauri://localhost:3000", "test://localhost tauri://localhost:3000", "tauri://localhost"),
@@ -127,7 +140,9 @@ async def test_all_settings() -> None:
         "cors-expose-headers": "X-One, X-Two",
         "cors-max-age": "200",
     }
-    upstream = answer(fields=[(b"access-control-allow-origin", b"*"), (b"Access-Control-Max-Age", b"1"), (b"Vary", b"Cookie")])
+    upstream = answer(
+        fields=[(b"access-control-allow-origin", b"*"), (b"Access-Control-Max-Age", b"1"), (b"Vary", b"Cookie")]
+    )
     async with one(annotations, upstream) as (proxy, _):
         client = await proxy.client()
         got = await client.get("/", HOST, "Origin: HTTP://a.Origin.com")
@@ -144,7 +159,9 @@ async def test_all_settings() -> None:
         assert other.values("Vary") == [b"Cookie", b"Origin"]
 
 
-@pytest.mark.parametrize(("origin", "status"), [("Origin: https://a.test", 204), ("Origin: https://b.test", 200), ("X: y", 200)])
+@pytest.mark.parametrize(
+    ("origin", "status"), [("Origin: https://a.test", 204), ("Origin: https://b.test", 200), ("X: y", 200)]
+)
 async def test_preflight(origin: str, status: int) -> None:
     async with one(allow("https://a.test")) as (proxy, backend):
         client = await proxy.client()

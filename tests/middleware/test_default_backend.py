@@ -35,7 +35,9 @@ def test_statuses(text: str, statuses: tuple[int, ...]) -> None:
     assert parse_statuses(text) == statuses
 
 
-@pytest.mark.parametrize("text", ["", ",", "200", "404;500", "404 500", "4xx", "600", "x" * 2000, ",".join(["404"] * 500)])
+@pytest.mark.parametrize(
+    "text", ["", ",", "200", "404;500", "404 500", "4xx", "600", "x" * 2000, ",".join(["404"] * 500)]
+)
 def test_bad_statuses(text: str) -> None:
     with pytest.raises(ValueError):
         parse_statuses(text)
@@ -56,19 +58,27 @@ def test_what_a_route_gets() -> None:
 
     assert fallback({}, **everything) is None
     assert fallback({"default-backend": "errors"}, services=BOTH) == Fallback(stand_in=own)  # type: ignore[arg-type]
-    assert fallback({**ERRORS, "custom-http-errors": "404"}, **everything) == Fallback((404,), True, (own, controllers), own)  # type: ignore[arg-type]
+    assert fallback({**ERRORS, "custom-http-errors": "404"}, **everything) == Fallback(
+        (404,), True, (own, controllers), own
+    )  # type: ignore[arg-type]
     assert fallback({"custom-http-errors": "404"}, **everything) == Fallback((404,), True, (controllers,))  # type: ignore[arg-type]
     # The option's statuses go to the controller's default backend.
     options = Options(custom_http_errors=(500,))
     assert fallback({}, options=options, **everything) == Fallback((500,), True, (controllers,))  # type: ignore[arg-type]
-    assert fallback({"default-backend": "errors"}, options=options, **everything) == Fallback((500,), True, (controllers,), own)  # type: ignore[arg-type]
-    assert fallback({"custom-http-errors": "404"}, options=options, **everything) == Fallback((404,), True, (controllers,))  # type: ignore[arg-type]
+    assert fallback({"default-backend": "errors"}, options=options, **everything) == Fallback(
+        (500,), True, (controllers,), own
+    )  # type: ignore[arg-type]
+    assert fallback({"custom-http-errors": "404"}, options=options, **everything) == Fallback(
+        (404,), True, (controllers,)
+    )  # type: ignore[arg-type]
     # switched off
     off = {"custom-http-errors": "404", "disable-proxy-intercept-errors": "true"}
     assert fallback(off, **everything) == Fallback((404,), False, (controllers,))  # type: ignore[arg-type]
     options = Options(custom_http_errors=(500,), disable_proxy_intercept_errors=True)
     assert fallback({}, options=options, **everything) == Fallback((500,), False, (controllers,))  # type: ignore[arg-type]
-    assert fallback({"custom-http-errors": "404"}, options=options, **everything) == Fallback((404,), True, (controllers,))  # type: ignore[arg-type]
+    assert fallback({"custom-http-errors": "404"}, options=options, **everything) == Fallback(
+        (404,), True, (controllers,)
+    )  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -78,7 +88,12 @@ def test_what_a_route_gets() -> None:
         ({"default-backend": "a/b"}, ("web",), "default-backend", "not the name"),
         ({"custom-http-errors": "404"}, ("web",), "custom-http-errors", "no default backend"),
         ({"disable-proxy-intercept-errors": "1x"}, ("web",), "disable-proxy-intercept-errors", "neither"),
-        ({"default-backend": "errors"}, BOTH, "default-backend", "It can't answer as the default backend: Service errors"),
+        (
+            {"default-backend": "errors"},
+            BOTH,
+            "default-backend",
+            "It can't answer as the default backend: Service errors",
+        ),
         ({"enable-access-log": "2"}, ("web",), "enable-access-log", "neither"),
     ],
 )
@@ -104,7 +119,9 @@ async def test_standing_in_for_a_service_without_endpoints(exists: bool) -> None
     rules = Rules({"default-backend": "errors"}, services=BOTH if exists else ("errors",))
     async with serving(rules, {"errors": answer(b"stand-in")}) as (proxy, backends):
         client = await proxy.client()
-        got = await client.get("/alma/armud?x=y", HOST, "X-Request-ID: something-unique", "X-Code: 1", "Accept: text/html")
+        got = await client.get(
+            "/alma/armud?x=y", HOST, "X-Request-ID: something-unique", "X-Code: 1", "Accept: text/html"
+        )
         assert (got.status, got.body) == (200, b"stand-in")
         (request,) = backends["errors"].requests
         assert request.target == b"/alma/armud?x=y"
@@ -143,7 +160,14 @@ async def test_an_error_of_an_endpoint() -> None:
     async with serving(Rules(ERRORS, services=BOTH), {"web": failing(), "errors": reply(page)}) as (proxy, backends):
         client = await proxy.client()
         for _ in range(2):  # both connections go on
-            got = await client.get("/deep/path?q=1", HOST, "Accept: application/json", "If-None-Match: x", "Range: bytes=0-1", "Cookie: c=d")
+            got = await client.get(
+                "/deep/path?q=1",
+                HOST,
+                "Accept: application/json",
+                "If-None-Match: x",
+                "Range: bytes=0-1",
+                "Cookie: c=d",
+            )
             assert (got.status, got.body, got.value("X-Page")) == (500, b"page of 500", b"1")
         web, errors = backends["web"], backends["errors"]
         assert (web.connections, errors.connections) == (1, 1)
@@ -164,20 +188,29 @@ async def test_an_error_of_an_endpoint() -> None:
 
 @pytest.mark.parametrize("status", [200, 301, 401, 403, 505])
 async def test_other_statuses_pass(status: int) -> None:
-    async with serving(Rules(ERRORS, services=BOTH), {"web": failing(status), "errors": reply(page)}) as (proxy, backends):
+    async with serving(Rules(ERRORS, services=BOTH), {"web": failing(status), "errors": reply(page)}) as (
+        proxy,
+        backends,
+    ):
         got = await (await proxy.client()).get("/", HOST)
         assert (got.status, got.body) == (status, b"broken")
         assert backends["errors"].requests == []
 
 
 async def test_the_status_is_the_default_backends() -> None:
-    async with serving(Rules(ERRORS, services=BOTH), {"web": failing(404), "errors": answer(b"all is well")}) as (proxy, _):
+    async with serving(Rules(ERRORS, services=BOTH), {"web": failing(404), "errors": answer(b"all is well")}) as (
+        proxy,
+        _,
+    ):
         got = await (await proxy.client()).get("/", HOST)
         assert (got.status, got.body) == (200, b"all is well")
 
 
 async def test_its_own_errors_are_not_asked_about_again() -> None:
-    async with serving(Rules(ERRORS, services=BOTH), {"web": failing(404), "errors": failing(500, b"mine")}) as (proxy, backends):
+    async with serving(Rules(ERRORS, services=BOTH), {"web": failing(404), "errors": failing(500, b"mine")}) as (
+        proxy,
+        backends,
+    ):
         got = await (await proxy.client()).get("/", HOST)
         assert (got.status, got.body) == (500, b"mine")
         assert len(backends["errors"].requests) == 1
@@ -185,7 +218,10 @@ async def test_its_own_errors_are_not_asked_about_again() -> None:
 
 async def test_switched_off() -> None:
     annotations = {**ERRORS, "disable-proxy-intercept-errors": "true"}
-    async with serving(Rules(annotations, services=BOTH), {"web": failing(404), "errors": reply(page)}) as (proxy, backends):
+    async with serving(Rules(annotations, services=BOTH), {"web": failing(404), "errors": reply(page)}) as (
+        proxy,
+        backends,
+    ):
         client = await proxy.client()
         got = await client.get("/", HOST)
         assert (got.status, got.body) == (404, b"broken")
@@ -230,7 +266,12 @@ async def test_request_bodies_are_not_sent_on(size: int) -> None:
             got = await client.post(b"x" * size, "/p", HOST, "Content-Type: text/plain")
             assert (got.status, got.body) == (500, b"page of 500")
         request = backends["errors"].requests[0]
-        assert request.values("Content-Length") == request.values("Transfer-Encoding") == request.values("Content-Type") == []
+        assert (
+            request.values("Content-Length")
+            == request.values("Transfer-Encoding")
+            == request.values("Content-Type")
+            == []
+        )
         assert (await client.get("/", HOST)).status == 500
 
 
@@ -272,7 +313,9 @@ async def test_expect_continue() -> None:
 
     async with serving(Rules(ERRORS, services=BOTH), {"web": refuses, "errors": reply(page)}) as (proxy, backends):
         client = await proxy.client()
-        got = await client.request(f"POST / HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n".encode())
+        got = await client.request(
+            f"POST / HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n".encode()
+        )
         assert (got.status, got.body, got.value("Connection")) == (404, b"page of 404", b"close")
         assert backends["errors"].requests[0].values("Expect") == []
 
@@ -364,7 +407,9 @@ async def test_what_cannot_be_understood_is_answered_by_us() -> None:
 
 async def test_unknown_paths_and_hosts_with_the_option() -> None:
     options = Options(custom_http_errors=(404,))
-    rules = Rules({}, options, paths={"/app": "web"}, services=("web", "sys/pages"), default_backend_service="sys/pages")
+    rules = Rules(
+        {}, options, paths={"/app": "web"}, services=("web", "sys/pages"), default_backend_service="sys/pages"
+    )
     first = reply(lambda request: page(request) if request.value("X-Code") else response(404, b"plain"))
     async with serving(rules, {"web": answer(), "sys/pages": first}) as (proxy, backends):
         client = await proxy.client()
@@ -446,7 +491,10 @@ async def test_answers_of_hooks_and_what_belongs_to_their_status() -> None:
         "maintenance-retry-after": "60",
         "enable-cors": "true",
     }
-    async with serving(Rules(annotations, services=BOTH), {"web": answer(), "errors": reply(page)}) as (proxy, backends):
+    async with serving(Rules(annotations, services=BOTH), {"web": answer(), "errors": reply(page)}) as (
+        proxy,
+        backends,
+    ):
         got = await (await proxy.client()).get("/", HOST)
         assert (got.status, got.body) == (503, b"page of 503")
         assert got.value("Retry-After") == b"60"

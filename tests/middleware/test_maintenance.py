@@ -28,7 +28,11 @@ async def test_the_built_in_page() -> None:
 
 @pytest.mark.parametrize(
     ("key", "kind"),
-    [("index.html", b"text/html; charset=utf-8"), ("index.json", b"application/json"), ("index.txt", b"text/plain; charset=utf-8")],
+    [
+        ("index.html", b"text/html; charset=utf-8"),
+        ("index.json", b"application/json"),
+        ("index.txt", b"text/plain; charset=utf-8"),
+    ],
 )
 async def test_a_page_of_ones_own(key: str, kind: bytes) -> None:
     maps = {"pages": {key: "Back at noon \u00e4", "zzz": "not this"}}
@@ -41,7 +45,9 @@ async def test_a_page_of_ones_own(key: str, kind: bytes) -> None:
         assert (old.status, old.body) == (503, got.body)
 
 
-@pytest.mark.parametrize(("allow", "status"), [("127.0.0.0/8", 200), ("10.0.0.0/8, 127.0.0.1", 200), ("10.0.0.0/8", 503), ("::/0", 503)])
+@pytest.mark.parametrize(
+    ("allow", "status"), [("127.0.0.0/8", 200), ("10.0.0.0/8, 127.0.0.1", 200), ("10.0.0.0/8", 503), ("::/0", 503)]
+)
 async def test_who_gets_through(allow: str, status: int) -> None:
     async with one({**ON, "maintenance-allow": allow}) as (proxy, _):
         assert (await (await proxy.client()).get("/", HOST)).status == status
@@ -80,4 +86,7 @@ def test_a_bad_switch() -> None:
 
 def test_addresses() -> None:
     matches = address_matcher(("10.0.0.0/8", "2001:db8::/32"))
-    assert [a for a in ("10.1.2.3", "2001:db8::1", "11.0.0.1", "::1", "unix", "") if matches(a)] == ["10.1.2.3", "2001:db8::1"]
+    assert [a for a in ("10.1.2.3", "2001:db8::1", "11.0.0.1", "::1", "unix", "") if matches(a)] == [
+        "10.1.2.3",
+        "2001:db8::1",
+    ]

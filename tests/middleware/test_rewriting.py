@@ -60,7 +60,11 @@ async def test_a_variable_cannot_add_an_attribute() -> None:
 
 
 async def test_several_cookies_and_rules() -> None:
-    fields = [(b"Set-Cookie", b"a=1; Domain=localhost; Path=/one/"), (b"set-cookie", b"b=2"), (b"SET-COOKIE", b"c=3; path=/one/x")]
+    fields = [
+        (b"Set-Cookie", b"a=1; Domain=localhost; Path=/one/"),
+        (b"set-cookie", b"b=2"),
+        (b"SET-COOKIE", b"c=3; path=/one/x"),
+    ]
     rules = {"proxy-cookie-domain": "localhost example.org", "proxy-cookie-path": "/one/ /"}
     async with one(rules, answer(fields=fields)) as (proxy, _):
         got = await (await proxy.client()).get("/", HOST)
@@ -98,7 +102,9 @@ async def test_redirects(find: str, put: str, location: str, expected: str) -> N
     ],
 )
 async def test_refresh(refresh: str, expected: str) -> None:
-    assert await _rewritten({"proxy-redirect-from": "http://a/", "proxy-redirect-to": "/"}, "Refresh", refresh) == expected
+    assert (
+        await _rewritten({"proxy-redirect-from": "http://a/", "proxy-redirect-to": "/"}, "Refresh", refresh) == expected
+    )
 
 
 async def test_from_alone_does_nothing() -> None:
@@ -109,7 +115,9 @@ async def test_options_are_the_default() -> None:
     options = Options(proxy_cookie_path="/one/ /", proxy_redirect_from="http://a/", proxy_redirect_to="/")
     assert await _rewritten({}, "Set-Cookie", "a=b; Path=/one/x", options) == "a=b; Path=/x"
     assert await _rewritten({}, "Location", "http://a/x", options) == "/x"
-    assert await _rewritten({"proxy-cookie-path": "off"}, "Set-Cookie", "a=b; Path=/one/x", options) == "a=b; Path=/one/x"
+    assert (
+        await _rewritten({"proxy-cookie-path": "off"}, "Set-Cookie", "a=b; Path=/one/x", options) == "a=b; Path=/one/x"
+    )
 
 
 async def test_answers_of_our_own_are_left_alone() -> None:
@@ -142,7 +150,10 @@ def test_bad_values(name: str, value: str, why: str) -> None:
 
 
 def test_bad_redirects() -> None:
-    assert "regular expression" in problems(Rules({"proxy-redirect-from": "~(", "proxy-redirect-to": "/"}))["proxy-redirect-to"]
+    assert (
+        "regular expression"
+        in problems(Rules({"proxy-redirect-from": "~(", "proxy-redirect-to": "/"}))["proxy-redirect-to"]
+    )
 
 
 async def test_hostile_text_costs_no_time() -> None:

@@ -348,7 +348,7 @@ def test_an_access_rule_without_value_closes_too() -> None:
 
 
 def test_an_access_rule_outweighs_a_protocol() -> None:
-    result = annotated({"backend-protocol": "FCGI", "auth-url": "http://auth"})
+    result = annotated({"backend-protocol": "FCGI", "auth-url": "ftp://auth"})
     assert targets(result, "a.test") == {"Prefix /": "503"}
     assert "auth-url" in route_of(result).closed_reason
 

@@ -30,7 +30,7 @@ from ingress.translate.annotations.policy import (
 )
 from ingress.translate.annotations.snippets import access_directive
 from ingress.translate.context import NO_CONTEXT, Context
-from ingress.translate.features import AnnotationReader, field_of, parse_features
+from ingress.translate.features import AnnotationReader, FeatureParser, field_of, parse_features
 from ingress.translate.report import Report, shown
 from ingress.variables import Part, Variable
 
@@ -115,7 +115,7 @@ def parse_annotations(
         context.objects,
         lambda name: context.allows_middleware(ingress_class, name),
     )
-    reader = _Reader(found, report)
+    reader = _Reader(found, report, context.parsers)
     if _is_canary(reader):
         return AnnotationPolicy(left_out=True)
     ask = _upstream_ask(reader)
@@ -149,9 +149,12 @@ def parse_annotations(
 class _Reader:
     """Hands out each annotation once; what is left over was not read by anything. `found`: name -> (full key, value)."""
 
-    __slots__ = ("_suggestions", "found", "report")
+    __slots__ = ("_parsers", "_suggestions", "found", "report")
 
-    def __init__(self, found: dict[str, tuple[str, str]], report: Report) -> None:
+    def __init__(
+        self, found: dict[str, tuple[str, str]], report: Report, parsers: Sequence[FeatureParser] = ()
+    ) -> None:
+        self._parsers = parsers
         self.found = found
         self.report = report
         self._suggestions = _SUGGESTIONS
@@ -183,7 +186,8 @@ class _Reader:
         if self._suggestions == 0:
             return ""
         self._suggestions -= 1
-        close = difflib.get_close_matches(name[:80], _ALL_NAMES, n=1, cutoff=0.75)
+        names = [*_ALL_NAMES, *(name for parser in self._parsers for name in parser.annotations)]
+        close = difflib.get_close_matches(name[:80], names, n=1, cutoff=0.75)
         return f" Did you mean {close[0]}?" if close else ""
 
 
