@@ -158,6 +158,7 @@ class Exchange:
         "body_discarded",
         "body_filter",
         "body_framing",
+        "body_tap",
         "captures",
         "cleanups",
         "client_address",
@@ -255,6 +256,7 @@ class Exchange:
         self.response_started = False
         self.response_bytes = 0  # of body
         self.finished = False
+        self.body_tap: Any = None  # middleware.mirror.Copy: sees what comes of the request's body
         self.body_filter: Any = None  # middleware.filters.BodyFilter: the first that the response's body goes through
         self.intercepted: Any = None  # proxy.interception.Intercepted: another upstream answers, in place of an error
 

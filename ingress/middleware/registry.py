@@ -12,6 +12,7 @@ from ingress.middleware import (
     ip_access,
     limit_rate,
     maintenance,
+    mirror,
     rate_limit,
     rewriting,
     satisfy,
@@ -34,6 +35,7 @@ SPECS: tuple[MiddlewareSpec[Any], ...] = (
     external_auth.SPEC,
     satisfy.SPEC,
     # UPSTREAM
+    mirror.SPEC,
     custom_headers.SPEC,
     header_rules.SPEC,
     rewriting.SPEC,  # first to see a response: rules of the operator come after it

@@ -308,6 +308,8 @@ class Forwarder:
             self._cancel_attempt(exchange)
             self._reject(exchange, Reason.BODY_TOO_LARGE)
             return
+        if exchange.body_tap is not None:
+            exchange.body_tap.more(chunk)
         kept = exchange.body
         connection = exchange.upstream_connection
         if connection is None:
@@ -329,6 +331,9 @@ class Forwarder:
 
     def request_end(self, exchange: Exchange) -> None:
         """The body is complete (`exchange.body_complete` is set, and `exchange.trailers`)."""
+        tap, exchange.body_tap = exchange.body_tap, None
+        if tap is not None and not exchange.finished:
+            tap.end()
         connection = exchange.upstream_connection
         if connection is not None and not exchange.finished:
             connection.send_end(exchange)

@@ -117,10 +117,7 @@ KNOWN: dict[str, Known] = {
     "proxy-max-temp-file-size": _NO_EFFECT,
     "client-body-buffer-size": _NO_EFFECT,
     "http2-push-preload": _NO_EFFECT,
-    # mirror, logs, traces
-    "mirror-target": _unsupported("requests are not mirrored"),
-    "mirror-host": _unsupported("requests are not mirrored"),
-    "mirror-request-body": _unsupported("requests are not mirrored"),
+    # logs, traces
     "enable-rewrite-log": _unsupported("there is no such log", OFF),
     "enable-opentelemetry": _unsupported("requests are not traced", OFF),
     "opentelemetry-trust-incoming-span": _unsupported("requests are not traced"),
