@@ -14,9 +14,13 @@ from ingress.middleware import (
     maintenance,
     mirror,
     rate_limit,
+    redirects,
+    rewrite,
     rewriting,
     satisfy,
+    upstream_vhost,
     user,
+    www_redirect,
 )
 from ingress.middleware.base import MiddlewareSpec
 
@@ -24,8 +28,12 @@ SPECS: tuple[MiddlewareSpec[Any], ...] = (
     # HOST. Response hooks run in the opposite order: what compresses sees the fields as all others left them.
     compression.SPEC,
     limit_rate.SPEC,  # counts what is left when it is compressed
-    # REDIRECT
+    # REDIRECT: those of the host first, like the server block of nginx
+    redirects.APP_ROOT_SPEC,
+    www_redirect.SPEC,
     cors.SPEC,  # in the template of ingress-nginx a preflight is answered before `return` redirects
+    redirects.SPEC,
+    rewrite.REDIRECTING_SPEC,
     # LIMIT
     maintenance.SPEC,
     rate_limit.SPEC,
@@ -35,7 +43,9 @@ SPECS: tuple[MiddlewareSpec[Any], ...] = (
     external_auth.SPEC,
     satisfy.SPEC,
     # UPSTREAM
-    mirror.SPEC,
+    mirror.SPEC,  # gets the request as it came
+    rewrite.SPEC,  # before what uses its groups
+    upstream_vhost.SPEC,
     custom_headers.SPEC,
     header_rules.SPEC,
     rewriting.SPEC,  # first to see a response: rules of the operator come after it

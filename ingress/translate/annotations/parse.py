@@ -16,7 +16,7 @@ from ingress.routing.table import (
     TrafficPolicy,
     UpstreamProtocol,
 )
-from ingress.translate.annotations import values
+from ingress.translate.annotations import hosts, values
 from ingress.translate.annotations.default_backend import NAMES as FALLBACK_NAMES
 from ingress.translate.annotations.default_backend import read_fallback
 from ingress.translate.annotations.hash_key import parse_hash_key
@@ -65,6 +65,7 @@ READ = frozenset(
         "backend-protocol",
         "ssl-redirect",
         "canary",
+        *hosts.READ,
         "enable-access-log",
         *FALLBACK_NAMES,
     )
@@ -102,7 +103,7 @@ def parse_annotations(
                 found[key[len(prefix) :]] = (key, value.strip())
     if not found and not context.acts_by_option:
         traffic = context.options.traffic
-        fallback = read_fallback(_Reader({}, report), context.options)
+        fallback = read_fallback(_Reader({}, report, ()), context.options)
         if fallback is None and traffic is DEFAULT_TRAFFIC:
             return NO_ANNOTATIONS
         return AnnotationPolicy(traffic, fallback=fallback)
@@ -119,6 +120,7 @@ def parse_annotations(
     if _is_canary(reader):
         return AnnotationPolicy(left_out=True)
     ask = _upstream_ask(reader)
+    host_ask = hosts.read_host_ask(reader)
     traffic = _traffic(reader, context.options.traffic)
     protocol, closed_status, closed_reason = _backend_protocol(reader)
     if protocol is not None:
@@ -143,6 +145,7 @@ def parse_annotations(
         fallback=fallback,
         access_log=access_log,
         references=frozenset(features.references),
+        host=host_ask,
     )
 
 
@@ -151,11 +154,9 @@ class _Reader:
 
     __slots__ = ("_parsers", "_suggestions", "found", "report")
 
-    def __init__(
-        self, found: dict[str, tuple[str, str]], report: Report, parsers: Sequence[FeatureParser] = ()
-    ) -> None:
-        self._parsers = parsers
+    def __init__(self, found: dict[str, tuple[str, str]], report: Report, parsers: Sequence[FeatureParser]) -> None:
         self.found = found
+        self._parsers = parsers
         self.report = report
         self._suggestions = _SUGGESTIONS
 
@@ -186,9 +187,11 @@ class _Reader:
         if self._suggestions == 0:
             return ""
         self._suggestions -= 1
-        names = [*_ALL_NAMES, *(name for parser in self._parsers for name in parser.annotations)]
-        close = difflib.get_close_matches(name[:80], names, n=1, cutoff=0.75)
+        close = difflib.get_close_matches(name[:80], self._all_names(), n=1, cutoff=0.75)
         return f" Did you mean {close[0]}?" if close else ""
+
+    def _all_names(self) -> list[str]:
+        return sorted({*_ALL_NAMES, *(name for parser in self._parsers for name in parser.annotations)})
 
 
 def _is_canary(reader: _Reader) -> bool:
