@@ -67,13 +67,13 @@ class Compressor(BodyFilter):
 
     def __init__(self, exchange: Exchange, encoder: Encoder, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(exchange)
-        self._encoder = encoder
+        self._encoder: Encoder | None = encoder  # None: the stream is finished, or given up
         self._loop = loop
         self._pending = False  # something went in since the last sync
         self._queue: deque[bytes] = deque()  # slices that wait for their turn
         self._handle: asyncio.Handle | None = None
         self._saved = 0
-        self._tail: bytes | None = None  # set when the stream is finished
+        self._tail = b""  # what ends the stream
         self._trailers: Sequence[Field] | None = None  # the response ends behind the queue
 
     def respond_head(
@@ -103,8 +103,11 @@ class Compressor(BodyFilter):
     def respond_end(self, exchange: Exchange, trailers: Sequence[Field]) -> None:
         if self._queue:
             self._trailers = trailers
-        else:
-            self._end(trailers)
+            return
+        tail = self._finish()
+        if tail:
+            self.downstream.respond_body(exchange, tail)
+        super().respond_end(exchange, trailers)
 
     def respond_abort(self, exchange: Exchange) -> None:
         self._sync()
@@ -128,14 +131,17 @@ class Compressor(BodyFilter):
     # ----
 
     def _compress(self, data: bytes) -> None:
-        out = self._encoder.compress(data)
+        encoder = self._encoder
+        if encoder is None:
+            return
+        out = encoder.compress(data)
         self._pending = True
         self._saved += len(data) - len(out)
         if out:
             self.downstream.respond_body(self.exchange, out)
 
     def _sync(self) -> None:
-        if self._pending and self._tail is None:
+        if self._pending and self._encoder is not None:
             self._pending = False
             out = self._encoder.sync()
             self._saved -= len(out)
@@ -143,17 +149,11 @@ class Compressor(BodyFilter):
                 self.downstream.respond_body(self.exchange, out)
 
     def _finish(self) -> bytes:
-        tail = self._tail
-        if tail is None:
-            tail = self._tail = self._encoder.finish()
-            self._saved -= len(tail)
-        return tail
-
-    def _end(self, trailers: Sequence[Field]) -> None:
-        tail = self._finish()
-        if tail:
-            self.downstream.respond_body(self.exchange, tail)
-        self.downstream.respond_end(self.exchange, trailers)
+        encoder, self._encoder = self._encoder, None
+        if encoder is not None:
+            self._tail = encoder.finish()
+            self._saved -= len(self._tail)
+        return self._tail
 
     def _next(self) -> None:
         self._handle = None
@@ -164,10 +164,11 @@ class Compressor(BodyFilter):
             return
         self.let_go()
         if self._trailers is not None:
-            self._end(self._trailers)
+            self.respond_end(self.exchange, self._trailers)
         self.flush()
 
     def _forget(self) -> None:
+        self._encoder = None
         self._queue.clear()
         if self._handle is not None:
             self._handle.cancel()

@@ -25,6 +25,14 @@ class BodyFilter:
         self.exchange.downstream = self.exchange.body_filter = self
         return self
 
+    def leave(self) -> None:
+        """Nothing more will pass: step aside. Exchange and filter refer to each other, and what a filter holds may be large: the collector must not
+        be what frees it."""
+        exchange, inner = self.exchange, self.downstream
+        if exchange.body_filter is self:
+            exchange.downstream = inner
+            exchange.body_filter = inner if isinstance(inner, BodyFilter) else None
+
     def settle(self, sent: int) -> int:
         """The exchange is over: how many bytes of body the client gets, where `sent` were to be sent."""
         inner = self.downstream
@@ -75,6 +83,7 @@ class BodyFilter:
         self.downstream.respond_body(exchange, chunk)
 
     def respond_end(self, exchange: Exchange, trailers: Sequence[Field]) -> None:
+        self.leave()
         self.downstream.respond_end(exchange, trailers)
 
     def respond_abort(self, exchange: Exchange) -> None:

@@ -78,7 +78,7 @@ class Throttle(BodyFilter):
         if self._queue:
             self._trailers = trailers
         else:
-            self.downstream.respond_end(exchange, trailers)
+            super().respond_end(exchange, trailers)
 
     def respond_abort(self, exchange: Exchange) -> None:
         self._forget()
@@ -110,7 +110,7 @@ class Throttle(BodyFilter):
         else:
             self.let_go()
             if self._trailers is not None:
-                self.downstream.respond_end(self.exchange, self._trailers)
+                self.respond_end(self.exchange, self._trailers)
 
     def _resume(self) -> None:
         self._pass_on()
