@@ -18,6 +18,7 @@ from ingress.model.kubernetes import HTTPIngressPath, IngressBackend, IngressRul
 from ingress.routing.table import (
     ANY_HOST,
     APP_ROOT,
+    CanaryRule,
     Fallback,
     Feature,
     HostPattern,
@@ -28,11 +29,10 @@ from ingress.routing.table import (
     UpstreamProtocol,
 )
 from ingress.translate.annotations import DEFAULT_ASK, NO_ANNOTATIONS, AnnotationPolicy, UpstreamAsk, parse_annotations
-from ingress.translate.annotations.default_backend import FallbackAsk
 from ingress.translate.annotations.hosts import NO_HOST_ASK, HostAsk
 from ingress.translate.backends import UpstreamSpec, app_protocol, find_port, upstream_spec
 from ingress.translate.context import Context
-from ingress.translate.features import field_of
+from ingress.translate.default_backend import find_default_backends
 from ingress.translate.names import is_object_name, is_port_name, parse_host
 from ingress.translate.options.model import DEFAULT_OPTIONS, Options
 from ingress.translate.paths import is_strict_path, looks_like_regex, parse_path_type, parse_regex_path, parse_rule_path
@@ -89,6 +89,7 @@ class Fragment:
     verdicts: tuple[Verdict, ...] = ()
     references: frozenset[ObjectRef] = frozenset()  # Secrets and ConfigMaps that decide about it, existing or not
     ask: HostAsk = NO_HOST_ASK
+    canary: CanaryRule | None = None  # its routes take a share of others' (`canaries`), and are none by themselves
 
     @property
     def name(self) -> str:
@@ -224,13 +225,20 @@ class _Builder:
                 VerdictReason.UNSUPPORTED_FIELD,
                 "TLS is not terminated yet: its hosts are served over plain HTTP.",
             )
-        self._fallback = self._default_backend_of(self._policy, context)
+        self._fallback = self._default_backends(context)
         rules = spec.rules or ()
         hosts, catch_all = self._hosts(rules), None
         if self._policy.host.app_root:
             for host, part in hosts.items():
                 part.app_root = self._app_root(host)
-        if spec.default_backend is not None:
+        if self._policy.canary is not None:
+            if spec.default_backend is not None:
+                report.warning(
+                    "spec.defaultBackend",
+                    VerdictReason.UNSUPPORTED_FIELD,
+                    "A canary has no default backend of its own: it has no effect.",
+                )
+        elif spec.default_backend is not None:
             default = self._default_backend(spec.default_backend)
             if default is not None:
                 if not rules:
@@ -257,6 +265,7 @@ class _Builder:
             report.verdicts(),
             references,
             self._policy.host,
+            self._policy.canary,
         )
 
     def _catch_all(self, route: Route, context: Context) -> Route:
@@ -495,62 +504,18 @@ class _Builder:
             self._uses[spec.key] = Use(spec, where)
         return _Target(service_name, spec.port, spec.key)
 
-    # ---- default backend ----
-
-    def _default_backend_of(self, policy: AnnotationPolicy, context: Context) -> Fallback | None:
-        """The default backends that its routes have: its own, then the controller's."""
-        ask = policy.fallback
-        if ask is None:
-            return None
-        own = self._own_default_backend(ask) if ask.service else None
-        controllers = self._controllers_default_backend(context.settings) if ask.statuses else None
-        candidates = (controllers,) if ask.statuses_of_option else (own, controllers)
-        upstreams = tuple(dict.fromkeys(key for key in candidates if key is not None)) if ask.statuses else ()
-        if ask.statuses and not upstreams and not ask.statuses_of_option:
-            self._report.warning(
-                field_of(ask.statuses_key),
-                VerdictReason.INVALID_ANNOTATION,
-                "There is no default backend that could answer: errors are sent as they are.",
-            )
-        # A route that an access rule has closed stays closed: nobody stands in for its endpoints.
-        stand_in = None if policy.closed_reason else own
-        if not upstreams and stand_in is None:
-            return None
-        return Fallback(ask.statuses, ask.of_endpoints, upstreams, stand_in)
-
-    def _own_default_backend(self, ask: FallbackAsk) -> UpstreamKey | None:
-        owner = (self._namespace, ask.service)
-        self.services.add(owner)
-        service = self._known.get(owner)
-        refusal = ""
-        if service is None:
-            refusal = f"there is no Service {ask.service} in namespace {self._namespace}"
-        elif not service.spec.ports:
-            refusal = f"Service {ask.service} has no port"
-        if service is None or refusal:
-            self._report.error(
-                field_of(ask.service_key),
-                VerdictReason.INVALID_ANNOTATION,
-                f"The default backend is not used: {refusal}.",
-                ask.service,
-            )
-            return None
-        spec = upstream_spec(self._namespace, ask.service, service.spec.ports[0].port, "", DEFAULT_ASK)
-        use = Use(spec, field_of(ask.service_key), "It can't answer as the default backend")
-        self._uses.setdefault(spec.key, use)
-        return spec.key
-
-    def _controllers_default_backend(self, settings: TranslateSettings) -> UpstreamKey | None:
-        owner = settings.default_backend_service
-        if owner is None:
-            return None
-        self.services.add(owner)
-        service = self._known.get(owner)
-        if service is None or not service.spec.ports:
-            return None  # reported once, where the fallback of unknown hosts is built
-        spec = upstream_spec(*owner, service.spec.ports[0].port, "", DEFAULT_ASK)
-        self._uses.setdefault(spec.key, Use(spec, "", ""))
-        return spec.key
+    def _default_backends(self, context: Context) -> Fallback | None:
+        """The default backends that its routes have."""
+        policy = self._policy
+        if policy.fallback is None or policy.canary is not None:
+            return None  # a canary has those of its main Ingress
+        found = find_default_backends(
+            policy.fallback, self._namespace, bool(policy.closed_reason), context.settings, self._known, self._report
+        )
+        self.services |= found.services
+        for spec, where, consequence in found.uses:
+            self._uses.setdefault(spec.key, Use(spec, where, consequence))
+        return found.fallback
 
     def _unusable(self, field: str, reason: VerdictReason, why: str, value: str, service: str, port: str) -> _Target:
         self._report.error(field, reason, f"Requests are answered with 503: {why}.", value)

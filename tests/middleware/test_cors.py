@@ -48,7 +48,8 @@ def test_origins(origins: str, expected: list[str] | None) -> None:
 def test_a_bad_origin_costs_only_itself(bad: str) -> None:
     rules = Rules(allow(f"{bad}, https://good.example"))
     policy = rules.policy("cors")
-    assert policy is not None and policy["origins"] == ("https://good.example",)
+    assert policy is not None
+    assert policy["origins"] == ("https://good.example",)
     assert "is left out" in problems(rules)["cors-allow-origin"]
 
 

@@ -4,8 +4,9 @@ import asyncio
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
-from ingress.routing.table import Fallback
+from ingress.routing.table import Canary, CanaryRule, Fallback, HostPattern, HostRoutes, Upstream, UpstreamKey
 from ingress.translate.annotations.default_backend import parse_statuses
 from ingress.translate.options import Options
 from tests.middleware.rules import HOST, Rules, one, problems, serving
@@ -84,7 +85,7 @@ def test_what_a_route_gets() -> None:
 @pytest.mark.parametrize(
     ("annotations", "services", "name", "why"),
     [
-        ({"default-backend": "missing"}, ("web",), "default-backend", "no Service missing"),
+        ({"default-backend": "missing"}, ("web",), "default-backend", "Service missing does not exist"),
         ({"default-backend": "a/b"}, ("web",), "default-backend", "not the name"),
         ({"custom-http-errors": "404"}, ("web",), "custom-http-errors", "no default backend"),
         ({"disable-proxy-intercept-errors": "1x"}, ("web",), "disable-proxy-intercept-errors", "neither"),
@@ -520,3 +521,23 @@ async def test_the_access_log_can_be_switched_off(value: str, records: int) -> N
         assert (await (await proxy.client()).get("/", HOST)).status == 200
         await until(lambda: proxy.plane.forwarder.in_flight == 0)
         assert len(proxy.log.records) == records
+
+
+async def test_a_canary_has_the_default_backend_of_its_main_ingress() -> None:
+    rules = Rules(ERRORS, services=BOTH)
+    async with serving(rules, {"web": answer(b"main"), "errors": reply(page)}) as (proxy, backends):
+        canary = await proxy.backend(failing(404), "canary")
+        table = rules.compile({"web": [backends["web"]], "errors": [backends["errors"]]})[0]
+        host = HostPattern(HOST)
+        (main,) = table.hosts[host].routes
+        key = UpstreamKey("default/canary:80")
+        route = replace(main, ingress="canary", service="canary", upstream=key)
+        main = replace(main, canaries=(Canary(route, CanaryRule(header="X-Canary")),))
+        table.hosts[host] = HostRoutes(host, (main,))
+        table.upstreams[key] = Upstream(key, "default", "canary", "80", (canary.endpoint,))
+        proxy.plane.swap(table)
+        client = await proxy.client()
+        assert (await client.get("/", HOST)).body == b"main"
+        got = await client.get("/", HOST, "X-Canary: always")
+        assert (got.status, got.body) == (404, b"page of 404")
+        assert backends["errors"].requests[0].value("X-Service-Name") == b"canary"

@@ -112,7 +112,8 @@ def test_bad_lines_cost_only_themselves(line: str) -> None:
 def test_too_many_lines() -> None:
     rules = Rules({"response-headers": "\n".join(f"set X-{n}: 1" for n in range(70))})
     policy = rules.policy("header-rules")
-    assert policy is not None and len(policy["response"]) == 64
+    assert policy is not None
+    assert len(policy["response"]) == 64
     assert "more than 64" in problems(rules)["response-headers"]
 
 
