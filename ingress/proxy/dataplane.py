@@ -20,7 +20,7 @@ from ingress.proxy.errorpages import ErrorPages
 from ingress.proxy.forward import Forwarder
 from ingress.proxy.link import Runtime, Snapshot
 from ingress.proxy.listener import ClientConnection
-from ingress.proxy.upstream import Pool, UpstreamContext
+from ingress.proxy.upstream import Pool, UpstreamContext, Wire
 from ingress.routing.table import RoutingTable, TableDelta
 
 _log = logging.getLogger(__name__)
@@ -58,8 +58,8 @@ class DataPlane:
         self._sweeper: asyncio.TimerHandle | None = None
         self._empty = asyncio.Event()
 
-    def _open_pool(self, state: EndpointState) -> Pool:
-        return Pool(state, self._upstream)
+    def _open_pool(self, state: EndpointState, wire: Wire) -> Pool:
+        return Pool(state, self._upstream, wire)
 
     # ---- tables --------------------------------------------------------------------------------------------------
 

@@ -41,7 +41,7 @@ _log = logging.getLogger(__name__)
 _REFUSED_METHODS = frozenset((b"CONNECT", b"TRACE"))
 _QUESTION_MARK = ord("?")
 _TIMEOUTS = frozenset((Reason.CONNECT_TIMEOUT, Reason.READ_TIMEOUT, Reason.SEND_TIMEOUT))
-_NOTHING_SENT = frozenset((Reason.CONNECT_FAILED, Reason.CONNECT_TIMEOUT))
+_NOTHING_SENT = frozenset((Reason.CONNECT_FAILED, Reason.CONNECT_TIMEOUT, Reason.TLS_FAILED))
 # After these the connection to the client can't go on: where the next request begins is unknown, or its body won't be read.
 _CLOSING = frozenset(
     (
@@ -76,7 +76,7 @@ def status_of(reason: Reason) -> int:
             return 499
         case Reason.INTERNAL:
             return 500
-        case Reason.CONNECT_FAILED | Reason.UPSTREAM_CLOSED | Reason.UPSTREAM_PROTOCOL:
+        case Reason.CONNECT_FAILED | Reason.TLS_FAILED | Reason.UPSTREAM_CLOSED | Reason.UPSTREAM_PROTOCOL:
             return 502
         case Reason.NO_ENDPOINT | Reason.ROUTE_CLOSED:
             return 503
@@ -177,8 +177,11 @@ class Forwarder:
         exchange.upstream = upstream
         picker = upstream.picker
         if picker is None:
-            self._reject(exchange, Reason.NO_ENDPOINT if upstream.servable else Reason.UPSTREAM_PROTOCOL)
-            return
+            upstream = exchange.upstream = upstream.variant(exchange.scheme)
+            picker = upstream.picker
+            if picker is None:
+                self._reject(exchange, Reason.NO_ENDPOINT if upstream.servable else Reason.UPSTREAM_PROTOCOL)
+                return
         self._attempt(exchange, upstream.pick_sticky(exchange, now, picker) if upstream.sticky else picker.pick(now, 0))
 
     # ---- hooks ---------------------------------------------------------------------------------------------------
@@ -324,6 +327,8 @@ class Forwarder:
             error = ProxyError(Reason.CONNECT_TIMEOUT, f"no connection within {timeout_s:g} s")
         except OSError as problem:
             error = ProxyError(Reason.CONNECT_FAILED, problem.strerror or str(problem))
+        except ProxyError as problem:
+            error = problem
         else:
             exchange.task = None
             endpoint.reached = True

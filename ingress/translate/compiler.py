@@ -160,7 +160,7 @@ class _Memory:
             ingresses.add(_FALLBACK)
         catch_all_dirty = first
         for key in ingresses:
-            catch_all_dirty |= self._replace_fragment(key, state, dirty_hosts)
+            catch_all_dirty |= self._replace_fragment(key, state, dirty_hosts, stale_upstreams)
             recheck.add(key)
 
         wanted: set[UpstreamKey] = set()  # upstreams that came or went
@@ -249,8 +249,10 @@ class _Memory:
 
     # ---- layer 1 ----
 
-    def _replace_fragment(self, key: NamespacedName, state: ClusterState, dirty_hosts: set[HostPattern]) -> bool:
-        """Build the fragment anew and mark the hosts concerned; True if the catch-all is concerned."""
+    def _replace_fragment(
+        self, key: NamespacedName, state: ClusterState, dirty_hosts: set[HostPattern], stale: set[UpstreamKey]
+    ) -> bool:
+        """Build the fragment anew and mark the hosts and upstreams concerned; True if the catch-all is concerned."""
         old = self._fragments.get(key)
         new = build_fallback(self._settings, state.services) if key == _FALLBACK else self._fragment(key, state)
         self._refer(key, old, new, state)
@@ -277,8 +279,11 @@ class _Memory:
         for host in new.hosts:
             dirty_hosts.add(host)
             self._members.setdefault(host, {})[key] = new
-        for upstream in new.uses:
+        for upstream, use in new.uses.items():
             self._users.setdefault(upstream, set()).add(key)
+            before = None if old is None else old.uses.get(upstream)
+            if before is not None and before.spec != use.spec:
+                stale.add(upstream)  # the same by key, with other content of a Secret
         if new.catch_all is not None:
             self._claimants[key] = new
         self._verdicts.put(("object", key), new.verdicts)

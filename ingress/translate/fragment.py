@@ -8,13 +8,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+import msgspec
+
 from ingress.config import TranslateSettings
 from ingress.errors import Verdict, VerdictReason
 from ingress.model import Ingress, ObjectRef, Service
 from ingress.model.cluster import NamespacedName
 from ingress.model.kubernetes import HTTPIngressPath, IngressBackend, IngressRule
 from ingress.routing.table import ANY_HOST, HostPattern, PathType, Route, TrafficPolicy, UpstreamKey, UpstreamProtocol
-from ingress.translate.annotations import DEFAULT_ASK, NO_ANNOTATIONS, AnnotationPolicy, UpstreamAsk, parse_annotations
+from ingress.translate.annotations import DEFAULT_ASK, NO_ANNOTATIONS, AnnotationPolicy, parse_annotations
 from ingress.translate.backends import UpstreamSpec, app_protocol, find_port, upstream_spec
 from ingress.translate.context import Context
 from ingress.translate.names import is_object_name, is_port_name, parse_host
@@ -411,9 +413,7 @@ class _Builder:
             None,
             UpstreamProtocol.HTTP,
         ):
-            ask = UpstreamAsk(
-                ask.load_balance, ask.hash_key, ask.cookie
-            )  # asks for what is so anyway: no upstream of its own
+            ask = msgspec.structs.replace(ask, protocol=None)  # asks for what is so anyway: no upstream of its own
         spec = upstream_spec(self._namespace, service_name, number, name, ask)
         if not self._policy.closed_reason:
             self._uses.setdefault(spec.key, Use(spec, where))
