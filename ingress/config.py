@@ -107,6 +107,7 @@ class ProxySettings:
     upstream_keepalive_requests: int = 10000
     upstream_keepalive_time_s: float = 3600.0
     replay_limit_bytes: int = 65536  # a body up to this size can be sent again to another endpoint
+    request_buffers_limit_bytes: int = 64 << 20  # of bodies held before an endpoint is asked, all together, per worker
     drain_timeout_s: float = 240.0  # worker-shutdown-timeout
     access_log: bool = True
     tls: TLSSettings = TLSSettings()

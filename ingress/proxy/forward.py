@@ -10,6 +10,7 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import cast
 
 from ingress.accesslog import AccessLog, AccessRecord
@@ -18,6 +19,7 @@ from ingress.balancing.base import EndpointState
 from ingress.config import ProxySettings
 from ingress.errors import ProxyError, Reason
 from ingress.exchange import (
+    CHUNKED,
     LENGTH,
     NO_BODY,
     DirectResponse,
@@ -123,6 +125,7 @@ class Forwarder:
         self._request_id = RequestIds().next
         self.snapshot: Snapshot | None = None
         self.in_flight = 0
+        self.held_bytes = 0  # of bodies that are held, or were until they were sent
 
     # ---- request -------------------------------------------------------------------------------------------------
 
@@ -175,6 +178,11 @@ class Forwarder:
             self.respond(exchange, route.status)
             return
         exchange.upstream = upstream
+        if exchange.body_framing and route.policy.request_buffering and not self._take_body_in(exchange):
+            return
+        self._choose(exchange, upstream, now)
+
+    def _choose(self, exchange: Exchange, upstream: UpstreamRuntime, now: float) -> None:
         picker = upstream.picker
         if picker is None:
             upstream = exchange.upstream = upstream.variant(exchange.scheme)
@@ -183,6 +191,61 @@ class Forwarder:
                 self._reject(exchange, Reason.NO_ENDPOINT if upstream.servable else Reason.UPSTREAM_PROTOCOL)
                 return
         self._attempt(exchange, upstream.pick_sticky(exchange, now, picker) if upstream.sticky else picker.pick(now, 0))
+
+    # ---- request buffering ----------------------------------------------------------------------------------------
+
+    def _take_body_in(self, exchange: Exchange) -> bool:
+        """Have the whole body before an endpoint is asked, so that a slow client occupies none and a retry can send all of it. False: it is
+        waited for, or the request was answered. What is too long is streamed.
+        """
+        if not exchange.body_complete and self._may_hold(exchange, exchange.body_bytes):
+            exchange.body_held = True
+            if exchange.expects_continue:
+                exchange.expects_continue = False  # it is us who want the body
+                exchange.downstream.respond_informational(exchange, 100, b"Continue", [])
+                exchange.downstream.flush()
+            exchange.held_bytes = exchange.body_bytes
+            self.held_bytes += exchange.body_bytes
+            exchange.at_end(partial(self._release_body, exchange))
+            exchange.downstream.resume_request_body()  # it may have been paused while a hook was waited for
+            return False
+        return self._settle_framing(exchange)
+
+    def _may_hold(self, exchange: Exchange, more_bytes: int) -> bool:
+        """`more_bytes` are not counted as held yet."""
+        return (
+            max(exchange.content_length, exchange.body_bytes) <= exchange.route.policy.request_buffer_bytes
+            and self.held_bytes + more_bytes <= self.settings.request_buffers_limit_bytes
+        )
+
+    def _hold(self, exchange: Exchange, size: int) -> None:
+        exchange.held_bytes += size
+        self.held_bytes += size
+        if not self._may_hold(exchange, 0):
+            self._body_taken_in(exchange)
+
+    def _body_taken_in(self, exchange: Exchange) -> None:
+        """As much of the body is there as is waited for: it goes to an endpoint, and the rest, if there is any, behind it."""
+        exchange.body_held = False
+        if self._settle_framing(exchange):
+            self._choose(exchange, exchange.upstream, self._clock())
+
+    def _settle_framing(self, exchange: Exchange) -> bool:
+        """False: it can't be sent, which was answered."""
+        exchange.body_whole = exchange.body_complete
+        if exchange.body_framing == CHUNKED:
+            upstream: UpstreamRuntime = exchange.upstream
+            old = upstream.upstream.http_version == "1.0"
+            if exchange.body_complete and (old or not exchange.trailers):
+                exchange.body_framing = LENGTH  # known now, and sent as nginx does: some servers understand nothing else
+                exchange.content_length = exchange.body_bytes
+            elif old:
+                self._reject(exchange, Reason.BODY_TOO_LARGE)  # HTTP/1.0 has no way to send it without its length
+                return False
+        return True
+
+    def _release_body(self, exchange: Exchange) -> None:
+        self.held_bytes -= exchange.held_bytes
 
     # ---- hooks ---------------------------------------------------------------------------------------------------
 
@@ -262,7 +325,9 @@ class Forwarder:
             if kept is None:
                 kept = exchange.body = []
             kept.append(chunk)
-            if exchange.body_bytes > self.settings.replay_limit_bytes:
+            if exchange.body_held:
+                self._hold(exchange, len(chunk))
+            elif exchange.body_bytes > self.settings.replay_limit_bytes:
                 exchange.downstream.pause_request_body()
             return
         if not exchange.body_discarded:
@@ -277,8 +342,13 @@ class Forwarder:
 
     def request_end(self, exchange: Exchange) -> None:
         """The body is complete (`exchange.body_complete` is set, and `exchange.trailers`)."""
+        if exchange.finished:
+            return
+        if exchange.body_held:
+            self._body_taken_in(exchange)
+            return
         connection = exchange.upstream_connection
-        if connection is not None and not exchange.finished:
+        if connection is not None:
             connection.send_end(exchange)
 
     def client_gone(self, exchange: Exchange) -> None:
@@ -347,7 +417,7 @@ class Forwarder:
         """Begin an exchange that has a body: what was kept of it goes out now."""
         exchange.downstream.resume_request_body()  # it may have been paused while there was no connection
         connection.send(exchange)
-        if exchange.body_bytes > self.settings.replay_limit_bytes:
+        if exchange.body_bytes > self.settings.replay_limit_bytes and not exchange.body_whole:
             exchange.body = None
             exchange.body_discarded = True
 

@@ -417,6 +417,10 @@ class Client:
         self.writer.close()
 
 
+STREAMED = TrafficPolicy(request_buffering=False)
+"""The default of these tables: most tests are about what happens while a body is on its way."""
+
+
 def table(
     endpoints: Sequence[Backend | Endpoint],
     *,
@@ -459,7 +463,7 @@ def routes(
                 service,
                 "80",
                 key,
-                policy or TrafficPolicy(),
+                policy or STREAMED,
                 status,
             )
         )

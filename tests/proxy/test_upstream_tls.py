@@ -209,7 +209,7 @@ async def test_ciphers() -> None:
 
 
 async def test_ciphers_that_openssl_does_not_know_answer_502(caplog: Any) -> None:
-    with pytest.raises(ValueError, match="(?i)cipher"):
+    with pytest.raises(ValueError, match=r"(?i)cipher"):
         EndpointTLS(UpstreamTLS(ciphers="NONE-SUCH"))
     async with Proxy() as proxy:
         backend = await proxy.backend(tls=NAMED.server())
