@@ -237,7 +237,9 @@ class Forwarder:
             upstream: UpstreamRuntime = exchange.upstream
             old = upstream.upstream.http_version == "1.0"
             if exchange.body_complete and (old or not exchange.trailers):
-                exchange.body_framing = LENGTH  # known now, and sent as nginx does: some servers understand nothing else
+                exchange.body_framing = (
+                    LENGTH  # known now, and sent as nginx does: some servers understand nothing else
+                )
                 exchange.content_length = exchange.body_bytes
             elif old:
                 self._reject(exchange, Reason.BODY_TOO_LARGE)  # HTTP/1.0 has no way to send it without its length

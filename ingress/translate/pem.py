@@ -1,4 +1,4 @@
-"""Certificates, keys and revocation lists out of Secrets: checked, and written again in one form. Pure; each function raises ValueError with a clause.
+"""Certificates, keys and revocation lists out of Secrets: checked, and written again in one form. Pure; each function raises ValueError with a clause about the Secret.
 
 What is checked here needn't be trusted by a worker: a Secret that can't be used becomes a verdict, not a handshake that fails.
 """
@@ -34,11 +34,11 @@ def secret_item(secret: Secret, key: str) -> bytes | None:
     if not text:
         return None
     if len(text) > 2 * _LIMIT_BYTES:
-        raise ValueError(f"{key} is too large")
+        raise ValueError(f"its {key} is too large")
     try:
         return base64.b64decode("".join(text.split()), validate=True) or None
     except (binascii.Error, ValueError):
-        raise ValueError(f"{key} is not base64") from None
+        raise ValueError(f"its {key} is not base64") from None
 
 
 def authorities(pem: bytes, key: str) -> bytes:
@@ -49,11 +49,11 @@ def authorities(pem: bytes, key: str) -> bytes:
 def revocation_lists(pem: bytes, key: str) -> bytes:
     found = _CRL.findall(pem)
     if not found:
-        raise ValueError(f"{key} holds no revocation list in PEM")
+        raise ValueError(f"its {key} holds no revocation list in PEM")
     try:
         return b"".join(x509.load_pem_x509_crl(part + b"\n").public_bytes(Encoding.PEM) for part in found)
     except (ValueError, UnsupportedAlgorithm):
-        raise ValueError(f"{key} is not a revocation list") from None
+        raise ValueError(f"its {key} is not a revocation list") from None
 
 
 def key_pair(chain: bytes, private_key: bytes) -> Certificate:
@@ -62,16 +62,16 @@ def key_pair(chain: bytes, private_key: bytes) -> Certificate:
     try:
         key = load_pem_private_key(private_key, None)
     except TypeError:
-        raise ValueError("tls.key is encrypted") from None
+        raise ValueError("its tls.key is encrypted") from None
     except (ValueError, UnsupportedAlgorithm):
-        raise ValueError("tls.key is not a private key in PEM") from None
+        raise ValueError("its tls.key is not a private key in PEM") from None
     form = Encoding.DER, PublicFormat.SubjectPublicKeyInfo
     try:
         same = key.public_key().public_bytes(*form) == certificates[0].public_key().public_bytes(*form)
     except (ValueError, UnsupportedAlgorithm):
-        raise ValueError("tls.crt has a kind of key that is not supported") from None
+        raise ValueError("its tls.crt has a kind of key that is not supported") from None
     if not same:
-        raise ValueError("tls.key does not belong to the certificate in tls.crt")
+        raise ValueError("its tls.key does not belong to the certificate in its tls.crt")
     chain_pem = b"".join(c.public_bytes(Encoding.PEM) for c in certificates)
     key_pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     digest = hashlib.blake2b(chain_pem + key_pem, digest_size=16).hexdigest()
@@ -82,4 +82,4 @@ def _certificates(pem: bytes, key: str) -> list[x509.Certificate]:
     try:
         return x509.load_pem_x509_certificates(pem)
     except (ValueError, UnsupportedAlgorithm):
-        raise ValueError(f"{key} holds no certificate in PEM, or one that is broken") from None
+        raise ValueError(f"its {key} holds no certificate in PEM, or one that is broken") from None
