@@ -45,7 +45,7 @@ from ingress.proxy.http1 import (
     request_head_writer,
 )
 from ingress.proxy.httpdate import http_date
-from ingress.proxy.upstream_tls import EndpointTLS, endpoint_tls
+from ingress.proxy.upstream_tls import EndpointTLS, Sessions, endpoint_tls
 from ingress.routing.table import Upstream, UpstreamProtocol
 
 _log = logging.getLogger(__name__)
@@ -122,12 +122,13 @@ class Wire:
 class Pool:
     """Idle connections to one endpoint, newest first."""
 
-    __slots__ = ("_limit", "context", "idle", "retired", "state", "wire")
+    __slots__ = ("_limit", "_sessions", "context", "idle", "retired", "state", "wire")
 
     def __init__(self, state: EndpointState, context: "UpstreamContext", wire: Wire) -> None:
         self.state = state
         self.context = context
         self.wire = wire
+        self._sessions = Sessions()
         self.idle: list[UpstreamConnection] = []
         self.retired = False
         self._limit = context.settings.upstream_keepalive_connections
@@ -143,7 +144,7 @@ class Pool:
             )
         else:
             connection = await tls.connect(
-                context.loop, lambda: UpstreamConnection(self), endpoint.address, endpoint.port
+                context.loop, lambda: UpstreamConnection(self), endpoint.address, endpoint.port, self._sessions
             )
         context.metrics.upstream_connections_opened += 1
         return connection

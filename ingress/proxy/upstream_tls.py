@@ -9,21 +9,19 @@ is also sent (SNI), else here, because Python's ssl can't verify a name without 
 
 import asyncio
 import ipaddress
-import os
-import socket
 import ssl
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 from weakref import WeakValueDictionary
 
 from ingress.errors import ProxyError, Reason
-from ingress.routing.tls import Certificate, UpstreamTLS
+from ingress.routing.tls import UpstreamTLS
+from ingress.tls.contexts import limit_protocols, load_certificate
+from ingress.tls.engine import StandardEngine
+from ingress.tls.pem import memory_file
+from ingress.tls.transport import TLSTransport
 
 P = TypeVar("P", bound=asyncio.Protocol)
-_VERSIONS = {"TLSv1.2": ssl.TLSVersion.TLSv1_2, "TLSv1.3": ssl.TLSVersion.TLSv1_3}
-_SHUTDOWN_S = 1.0  # how long a closed connection waits for the endpoint's close_notify
-_HANDSHAKE_S = 600.0  # the route's connect time-out ends it; the library's own must not come first
 
 
 class EndpointTLS:
@@ -34,57 +32,85 @@ class EndpointTLS:
     def __init__(self, policy: UpstreamTLS) -> None:
         try:
             self._context = _context(policy)
-        except (ssl.SSLError, OSError) as e:
-            raise ValueError(f"OpenSSL refuses it: {getattr(e, 'reason', None) or e.args[0] if e.args else e}") from e
+        except OSError as e:  # ssl.SSLError is one
+            raise ValueError(f"OpenSSL refuses it: {getattr(e, 'reason', None) or ' '.join(map(str, e.args))}") from e
         self._name = policy.name
-        self._server_name = policy.name if policy.server_name else ""
+        self._server_name = policy.name if policy.server_name and policy.name else None
         self._checks_name = policy.verify and not self._context.check_hostname
         self._checks_depth = policy.verify
         self._depth = policy.depth
 
     async def connect(
-        self, loop: asyncio.AbstractEventLoop, make_protocol: Callable[[], P], address: str, port: int
+        self,
+        loop: asyncio.AbstractEventLoop,
+        make_protocol: Callable[[], P],
+        address: str,
+        port: int,
+        sessions: "Sessions",
     ) -> P:
         """A verified connection. Raises OSError when the endpoint can't be reached, ProxyError (TLS_FAILED) when the handshake fails or its
         certificate isn't the right one.
         """
-        sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
-        try:
-            sock.setblocking(False)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            await loop.sock_connect(sock, (address, port))
-        except BaseException:
-            sock.close()
-            raise
-        try:
-            transport, protocol = await loop.create_connection(
-                make_protocol,
-                sock=sock,  # the transport's from now on, also when this fails
-                ssl=self._context,
-                server_hostname=self._server_name,
-                ssl_handshake_timeout=_HANDSHAKE_S,
-                ssl_shutdown_timeout=_SHUTDOWN_S,
-            )
-        except (OSError, EOFError) as e:
-            raise ProxyError(Reason.TLS_FAILED, failure_text(e)) from e
-        why = self._refusal(transport.get_extra_info("ssl_object"))
-        if why:
-            transport.abort()
-            raise ProxyError(Reason.TLS_FAILED, why)
-        return protocol
+        engine = StandardEngine(self._context, server_side=False, server_name=self._server_name)
+        sessions.offer(engine)
+        done: asyncio.Future[None] = loop.create_future()
 
-    def _refusal(self, connection: Any) -> str:
-        """Why the certificate is not accepted; empty: it is. OpenSSL has verified the chain already."""
+        def on_handshake(layer: TLSTransport, error: BaseException | None) -> None:
+            why = failure_text(error) if error is not None else self._refusal(engine.session)
+            if why and error is None:
+                layer.close()
+            if done.done():
+                return  # nobody waits any more
+            if why:
+                done.set_exception(ProxyError(Reason.TLS_FAILED, why))
+            else:
+                done.set_result(None)
+
+        _, layer = await loop.create_connection(
+            lambda: TLSTransport(engine, lambda _: make_protocol(), on_handshake), address, port
+        )
+        try:
+            await done
+        except asyncio.CancelledError:
+            layer.abort()
+            raise
+        protocol = layer.get_protocol()
+        if protocol is None:
+            raise ProxyError(Reason.TLS_FAILED, "the connection ended right after the handshake")
+        sessions.made(engine)
+        return cast(P, protocol)
+
+    def _refusal(self, session: Any) -> str:
+        """Why the certificate is not accepted; empty: it is. OpenSSL has verified the chain already; that of a session that is resumed was
+        verified when the session began.
+        """
         if self._checks_name:
-            why = name_mismatch(connection.getpeercert(), self._name)
+            why = name_mismatch(session.getpeercert(), self._name)
             if why:
                 return why
         if self._checks_depth:
-            # Public from Python 3.13 on. It counts what stands between the endpoint's certificate and the trusted one (OpenSSL 1.1 and later).
-            between = len(connection._sslobj.get_verified_chain() or ()) - 2
+            # Public from Python 3.13 on. What is counted stands between the endpoint's certificate and the trusted one (OpenSSL 1.1 and later).
+            between = len(session._sslobj.get_verified_chain() or ()) - 2
             if between > self._depth:
-                return f"the certificate chain has {between} intermediates, and proxy-ssl-verify-depth allows {self._depth}"
+                return f"certificate not accepted: it has {between} intermediates above it, more than proxy-ssl-verify-depth"
         return ""
+
+
+class Sessions:
+    """The TLS session that the next connection of one pool may resume: that of the connection made last."""
+
+    __slots__ = ("_last",)
+
+    def __init__(self) -> None:
+        self._last: Any = None
+
+    def offer(self, engine: StandardEngine) -> None:
+        session = None if self._last is None else self._last.session
+        if session is not None and session.has_ticket:
+            engine.session.session = session
+
+    def made(self, engine: StandardEngine) -> None:
+        self._last = engine.session  # tickets of TLS 1.3 come later: it is asked when the next connection is made
 
 
 _known: "WeakValueDictionary[UpstreamTLS, EndpointTLS]" = WeakValueDictionary()
@@ -116,40 +142,21 @@ def _context(policy: UpstreamTLS) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    versions = sorted(_VERSIONS[name] for name in policy.protocols)
-    context.minimum_version, context.maximum_version = versions[0], versions[-1]
+    context.options |= ssl.OP_NO_RENEGOTIATION
+    limit_protocols(context, policy.protocols)
     context.set_ciphers(policy.ciphers)
     if policy.verify:
         context.verify_mode = ssl.CERT_REQUIRED
         if policy.ca:
             context.load_verify_locations(cadata=policy.ca.decode("ascii"))
         if policy.crl:
-            with _file(policy.crl) as path:
+            with memory_file(policy.crl) as path:
                 context.load_verify_locations(cafile=path)
             context.verify_flags |= ssl.VERIFY_CRL_CHECK_CHAIN
         context.check_hostname = policy.server_name and bool(policy.name)
     if policy.certificate is not None:
-        _show(context, policy.certificate)
+        load_certificate(context, policy.certificate)
     return context
-
-
-def _show(context: ssl.SSLContext, certificate: Certificate) -> None:
-    with _file(certificate.private_key + certificate.chain) as path:
-        context.load_cert_chain(path)
-
-
-@contextmanager
-def _file(content: bytes) -> Iterator[str]:
-    """A path to read `content` from. It lies in memory: private keys reach no disk."""
-    descriptor = os.memfd_create("pem", os.MFD_CLOEXEC)
-    try:
-        view = memoryview(content)
-        while view:
-            view = view[os.write(descriptor, view) :]
-        os.lseek(descriptor, 0, os.SEEK_SET)
-        yield f"/proc/self/fd/{descriptor}"
-    finally:
-        os.close(descriptor)
 
 
 # ---- names --------------------------------------------------------------------------------------------------------

@@ -1,4 +1,6 @@
-"""Certificates, keys and revocation lists out of Secrets: checked, and written again in one form. Pure; each function raises ValueError with a clause about the Secret.
+"""Certificates, keys and revocation lists out of Secrets: checked, and written again in one form. Pure.
+
+Each function raises ValueError with a clause about the Secret.
 
 What is checked here needn't be trusted by a worker: a Secret that can't be used becomes a verdict, not a handshake that fails.
 """

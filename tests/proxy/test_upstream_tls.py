@@ -329,6 +329,48 @@ async def test_a_connection_that_breaks_in_the_response() -> None:
         assert proxy.failures() == {"upstream_closed": 1}
 
 
+@pytest.mark.parametrize("cut", [True, False])
+async def test_a_body_that_ends_with_the_connection_ends_with_close_notify(cut: bool) -> None:
+    async def script(connection: BackendConnection) -> None:
+        await connection.request()
+        await connection.send(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nabc")
+        if cut:
+            connection.writer.transport.abort()
+
+    async with Proxy() as proxy:
+        backend = await proxy.backend(script, tls=NAMED.server())
+        serve(proxy, [backend])
+        client = await proxy.client()
+        await client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        if cut:
+            assert (await client.rest()).endswith(b"\r\nabc\r\n")  # no last chunk
+        else:
+            assert (await client.response()).body == b"abc"
+        assert proxy.failures() == ({"upstream_closed": 1} if cut else {})
+
+
+@pytest.mark.parametrize("versions", ["TLSv1_2", "TLSv1_3"])
+async def test_sessions_are_resumed(versions: str) -> None:
+    reused: list[bool] = []
+
+    async def once(connection: BackendConnection) -> None:
+        reused.append(connection.writer.get_extra_info("ssl_object").session_reused)
+        await connection.request()
+        await connection.send(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+        await connection.closed()
+
+    async with Proxy() as proxy:
+        backends = [await proxy.backend(once, tls=NAMED.server(versions=versions)) for _ in range(2)]
+        serve(proxy, backends, verified(server_name=False))
+        client = await proxy.client()
+        for _ in range(6):
+            assert (await client.get()).status == 200
+        assert reused == [False, False, True, True, True, True]
+        serve(proxy, backends, verified(ca=ROOT.pem + OTHER_ROOT.pem, server_name=False), id="t2")
+        assert (await client.get()).status == 200
+        assert reused[-1] is False  # what was verified by other rules counts no more
+
+
 async def test_a_kept_connection_that_the_endpoint_has_closed() -> None:
     async def once(connection: BackendConnection) -> None:
         await connection.request()
