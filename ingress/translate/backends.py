@@ -127,6 +127,13 @@ def build_upstream(spec: UpstreamSpec, state: ClusterState, settings: TranslateS
     else:
         why_empty = "has no endpoints: neither EndpointSlice nor Endpoints exist for it"
     protocol = _protocol(spec, port, index, protocol_hint, report)
+    if spec.ask.tls is not None and protocol not in _TLS:
+        report.warning(
+            f"spec.ports[{index}].appProtocol",
+            VerdictReason.INVALID_FIELD,
+            "An Ingress has annotations proxy-ssl-*, but neither its backend-protocol nor this field says https: they have no effect.",
+            port.app_protocol or "",
+        )
     upstream = Upstream(
         spec.key,
         spec.namespace,

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import ssl
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,10 +10,18 @@ import msgspec
 import pytest
 
 from ingress.proxy.upstream_tls import EndpointTLS, endpoint_tls, name_mismatch
-from ingress.routing.table import Endpoint, RoutingTable, TrafficPolicy, UpstreamProtocol
+from ingress.routing.table import (
+    AffinityMode,
+    Balancing,
+    CookieAffinity,
+    Endpoint,
+    RoutingTable,
+    TrafficPolicy,
+    UpstreamProtocol,
+)
 from ingress.routing.tls import UpstreamTLS
 from tests.proxy import pki
-from tests.proxy.support import Backend, BackendConnection, Proxy, answer, table, until
+from tests.proxy.support import Backend, BackendConnection, Proxy, answer, routes, table, until
 
 ROOT = pki.authority()
 OTHER_ROOT = pki.authority("other")
@@ -468,17 +477,50 @@ def test_equal_wishes_share_a_context() -> None:
 # ---- by scheme ----
 
 
+AUTO = UpstreamProtocol.AUTO_HTTP
+
+
 async def test_auto_http_follows_the_request() -> None:
+    """Paths of one host: an endpoint each that speaks only the one or the other."""
+    certificate = NAMED.as_certificate
     async with Proxy() as proxy:
-        backend = await proxy.backend()
-        proxy.plane.swap(over_tls(table([backend]), protocol=UpstreamProtocol.AUTO_HTTP))
+        plain, secure = await proxy.backend(), await proxy.backend(tls=NAMED.server())
+        made = over_tls(routes({"/plain": [plain], "/secure": [secure]}), protocol=AUTO)
+        proxy.plane.swap(
+            msgspec.structs.replace(
+                made, certificates={certificate.key: certificate}, default_certificate=certificate.key
+            )
+        )
+        by_http = await proxy.client()
+        by_tls = await proxy.client(tls=ssl.create_default_context(cadata=ROOT.pem.decode()), server_name="web.test")
+        assert (await by_http.get("/plain")).body == b"b0"
+        assert (await by_http.get("/secure")).status != 200
+        for _ in range(2):
+            assert (await by_tls.get("/secure")).body == b"b1"
+        assert secure.connections == 1
+        assert (await by_tls.get("/plain")).status == 502
+
+
+@pytest.mark.parametrize("affinity", [AffinityMode.NONE, AffinityMode.CLIENT_IP, AffinityMode.COOKIE])
+async def test_auto_http_balances_as_any(affinity: AffinityMode) -> None:
+    cookie = CookieAffinity() if affinity is AffinityMode.COOKIE else None
+    balancing = Balancing(affinity=affinity, cookie=cookie)
+    async with Proxy() as proxy:
+        backends = [await proxy.backend() for _ in range(3)]
+        proxy.plane.swap(over_tls(table(backends, balancing=balancing), protocol=AUTO))
         client = await proxy.client()
-        assert (await client.get()).status == 200
-        (runtime,) = proxy.plane.runtime.upstreams.values()
-        assert runtime.variant(b"https").upstream.protocol is UpstreamProtocol.HTTPS
-        assert runtime.variant(b"http").upstream.protocol is UpstreamProtocol.HTTP
-        proxy.plane.swap(over_tls(table([], id="t2"), protocol=UpstreamProtocol.AUTO_HTTP))
+        first = await client.get()
+        name = (first.value("set-cookie") or b"x=y").split(b";")[0].decode()
+        seen = {(await client.get("/", "a", f"Cookie: {name}")).body for _ in range(6)}
+        assert len(seen) == (3 if affinity is AffinityMode.NONE else 1)
+        # endpoints come and go
+        proxy.plane.swap(over_tls(table(backends[:1], balancing=balancing, id="t2"), protocol=AUTO))
+        assert (await client.get()).body == b"b0"
+        proxy.plane.swap(over_tls(table([], balancing=balancing, id="t3"), protocol=AUTO))
         assert (await client.get()).status == 503
+        proxy.plane.swap(table(backends[1:2], id="t4"))
+        assert (await client.get()).body == b"b1"
+        await until(lambda: len(proxy.upstream_connections) == 1, "former connections are closed")
 
 
 @pytest.mark.parametrize("protocol", [UpstreamProtocol.GRPC, UpstreamProtocol.H2C])

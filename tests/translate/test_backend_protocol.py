@@ -115,6 +115,14 @@ def test_tls_settings_without_tls_get_a_warning() -> None:
     assert "no effect" in verdict.message
 
 
+def test_tls_settings_that_the_service_makes_nothing_of() -> None:
+    result = build(FULL, proxy_ssl_secret="tls", proxy_ssl_verify="on")
+    assert (upstream_of(result).protocol, upstream_of(result).tls) == (UpstreamProtocol.HTTP, None)
+    (verdict,) = result.verdicts
+    assert (verdict.object, verdict.field) == ("Service default/web", "spec.ports[0].appProtocol")
+    assert verdict.severity is Severity.WARNING
+
+
 # ---- proxy-ssl-* ----
 
 
