@@ -498,7 +498,6 @@ async def test_auto_http_follows_the_request() -> None:
         for _ in range(2):
             assert (await by_tls.get("/secure")).body == b"b1"
         assert secure.connections == 1
-        assert (await by_tls.get("/plain")).status == 502
 
 
 @pytest.mark.parametrize("affinity", [AffinityMode.NONE, AffinityMode.CLIENT_IP, AffinityMode.COOKIE])
