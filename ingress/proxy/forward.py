@@ -10,7 +10,6 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
 from typing import cast
 
 from ingress.accesslog import AccessLog, AccessRecord
@@ -19,7 +18,6 @@ from ingress.balancing.base import EndpointState
 from ingress.config import ProxySettings
 from ingress.errors import ProxyError, Reason
 from ingress.exchange import (
-    CHUNKED,
     LENGTH,
     NO_BODY,
     DirectResponse,
@@ -31,6 +29,7 @@ from ingress.exchange import (
     field_pieces,
 )
 from ingress.metrics import WorkerMetrics
+from ingress.proxy.buffering import BodyBuffers, settle_framing
 from ingress.proxy.errorpages import ErrorPages
 from ingress.proxy.http1 import reason_phrase
 from ingress.proxy.httpdate import http_date
@@ -134,7 +133,7 @@ class Forwarder:
         self._request_id = RequestIds().next
         self.snapshot: Snapshot | None = None
         self.in_flight = 0
-        self.held_bytes = 0  # of bodies that are held, or were until they were sent
+        self.buffers = BodyBuffers()
 
     # ---- request -------------------------------------------------------------------------------------------------
 
@@ -214,59 +213,27 @@ class Forwarder:
     # ---- request buffering ----------------------------------------------------------------------------------------
 
     def _take_body_in(self, exchange: Exchange) -> bool:
-        """Have the whole body before an endpoint is asked, so that a slow client occupies none and a retry can send all of it. False: it is
-        waited for, or the request was answered. What is too long is streamed.
-        """
-        if not exchange.body_complete and self._may_hold(exchange, exchange.body_bytes):
-            exchange.body_held = True
-            if exchange.expects_continue:
-                exchange.expects_continue = False  # it is us who want the body
-                exchange.downstream.respond_informational(exchange, 100, b"Continue", [])
-                exchange.downstream.flush()
-            exchange.held_bytes = exchange.body_bytes
-            self.held_bytes += exchange.body_bytes
-            exchange.at_end(partial(self._release_body, exchange))
-            exchange.downstream.resume_request_body()  # it may have been paused while a hook was waited for
-            return False
-        return self._settle_framing(exchange)
-
-    def _may_hold(self, exchange: Exchange, more_bytes: int) -> bool:
-        """`more_bytes` are not counted as held yet."""
-        return (
-            max(exchange.content_length, exchange.body_bytes) <= exchange.route.policy.request_buffer_bytes
-            and self.held_bytes + more_bytes <= self.settings.request_buffers_limit_bytes
-        )
-
-    def _hold(self, exchange: Exchange, size: int) -> None:
-        exchange.held_bytes += size
-        self.held_bytes += size
-        if not self._may_hold(exchange, 0):
-            self._body_taken_in(exchange)
+        """Have the body before an endpoint is asked. False: it is waited for, or the request was answered."""
+        if exchange.body_complete or not self.buffers.begin(exchange, self.settings):
+            return self._settle_framing(exchange)
+        if exchange.expects_continue:
+            exchange.expects_continue = False  # it is us who want the body
+            exchange.downstream.respond_informational(exchange, 100, b"Continue", [])
+            exchange.downstream.flush()
+        exchange.downstream.resume_request_body()  # it may have been paused while a hook was waited for
+        return False
 
     def _body_taken_in(self, exchange: Exchange) -> None:
         """As much of the body is there as is waited for: it goes to an endpoint, and the rest, if there is any, behind it."""
-        exchange.body_held = False
         if self._settle_framing(exchange):
             self._choose(exchange, exchange.upstream, self._clock())
 
     def _settle_framing(self, exchange: Exchange) -> bool:
-        """False: it can't be sent, which was answered."""
-        exchange.body_whole = exchange.body_complete
-        if exchange.body_framing == CHUNKED:
-            upstream: UpstreamRuntime = exchange.upstream
-            old = upstream.upstream.http_version == "1.0"
-            if exchange.body_complete and (old or not exchange.trailers):
-                exchange.body_framing = (
-                    LENGTH  # known now, and sent as nginx does: some servers understand nothing else
-                )
-                exchange.content_length = exchange.body_bytes
-            elif old:
-                self._reject(exchange, Reason.BODY_TOO_LARGE)  # HTTP/1.0 has no way to send it without its length
-                return False
-        return True
-
-    def _release_body(self, exchange: Exchange) -> None:
-        self.held_bytes -= exchange.held_bytes
+        upstream: UpstreamRuntime = exchange.upstream
+        if settle_framing(exchange, upstream.upstream.http_version):
+            return True
+        self._reject(exchange, Reason.BODY_TOO_LARGE)
+        return False
 
     # ---- hooks ---------------------------------------------------------------------------------------------------
 
@@ -347,7 +314,8 @@ class Forwarder:
                 kept = exchange.body = []
             kept.append(chunk)
             if exchange.body_held:
-                self._hold(exchange, len(chunk))
+                if not self.buffers.add(exchange, len(chunk), self.settings):
+                    self._body_taken_in(exchange)
             elif exchange.body_bytes > self.settings.replay_limit_bytes:
                 exchange.downstream.pause_request_body()
             return

@@ -20,7 +20,7 @@ def chunk(data: bytes) -> bytes:
 
 
 async def seen(proxy: Proxy, size: int) -> None:
-    await until(lambda: proxy.plane.forwarder.held_bytes == size, f"{size} bytes held")
+    await until(lambda: proxy.plane.forwarder.buffers.held_bytes == size, f"{size} bytes held")
 
 
 async def test_a_slow_client_occupies_no_endpoint() -> None:
@@ -34,7 +34,7 @@ async def test_a_slow_client_occupies_no_endpoint() -> None:
         assert (await client.response()).status == 200
         assert backend.requests[0].body == b"1234567890"
         assert backend.requests[0].value("content-length") == b"10"
-        assert proxy.plane.forwarder.held_bytes == 0
+        assert proxy.plane.forwarder.buffers.held_bytes == 0
 
 
 @pytest.mark.parametrize("body", [b"", b"abc", b"x" * 200 * KIB])
@@ -83,7 +83,7 @@ async def test_what_is_longer_than_the_bound_is_streamed(head: bytes) -> None:
         await client.send(chunk(half) + b"0\r\n\r\n" if chunked else half)
         assert (await client.response()).status == 200
         assert backend.requests[0].body == half * 2
-        assert proxy.plane.forwarder.held_bytes == 0
+        assert proxy.plane.forwarder.buffers.held_bytes == 0
 
 
 async def test_the_bound_of_a_route() -> None:
@@ -109,7 +109,7 @@ async def test_the_bound_of_all() -> None:
         for client in (holding, streaming):
             await client.send(b"x")
             assert (await client.response()).status == 200
-        assert proxy.plane.forwarder.held_bytes == 0
+        assert proxy.plane.forwarder.buffers.held_bytes == 0
 
 
 async def test_the_whole_body_is_sent_again() -> None:
@@ -157,7 +157,7 @@ async def test_a_limit_is_kept_while_waiting(head: bytes) -> None:
             await client.send(chunk(b"x"))
         assert (await client.response()).status == 413
         assert not backend.connections
-        assert proxy.plane.forwarder.held_bytes == 0
+        assert proxy.plane.forwarder.buffers.held_bytes == 0
 
 
 async def test_clients_that_leave_or_stall() -> None:
@@ -170,7 +170,7 @@ async def test_clients_that_leave_or_stall() -> None:
         await stalling.send(HEAD % 10 + b"x")
         assert (await stalling.response()).status == 408
         assert not backend.connections
-        assert proxy.plane.forwarder.held_bytes == 0
+        assert proxy.plane.forwarder.buffers.held_bytes == 0
 
 
 async def test_malformed_bodies() -> None:

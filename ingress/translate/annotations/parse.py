@@ -18,6 +18,7 @@ from ingress.routing.table import (
     HashVariable,
     LoadBalance,
     TrafficPolicy,
+    UpstreamProtocol,
 )
 from ingress.translate.annotations import backend, values
 from ingress.translate.annotations.hash_key import parse_hash_key
@@ -133,9 +134,11 @@ def parse_annotations(
             http_version=asked.http_version,
             connection_header=asked.connection_header,
         )
-        if asked.http_version == "1.0" and not traffic.request_buffering:
-            # There is no chunked coding in HTTP/1.0, so the length has to be known beforehand; nginx does the same.
-            traffic = msgspec.structs.replace(traffic, request_buffering=True)
+        if asked.http_version == "1.0":
+            # It has no chunked coding, so the length has to be known beforehand; nginx does the same.
+            traffic = _with_buffering(traffic, True)
+        elif asked.protocol is UpstreamProtocol.GRPC:
+            traffic = _with_buffering(traffic, False)  # both sides talk at once
     _ssl_redirect(reader, has_tls)
     parsed, refused = parse_features(context.parsers, features)
     if refused:
@@ -314,6 +317,12 @@ def _traffic(reader: _Reader, default: TrafficPolicy) -> TrafficPolicy:
     for name, parse in NO_EFFECT.items():
         reader.take(name, parse, None)
     return default if policy == default else policy
+
+
+def _with_buffering(traffic: TrafficPolicy, wanted: bool) -> TrafficPolicy:
+    if traffic.request_buffering is wanted:
+        return traffic
+    return msgspec.structs.replace(traffic, request_buffering=wanted)
 
 
 def _ssl_redirect(reader: _Reader, has_tls: bool) -> None:
