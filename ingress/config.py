@@ -111,6 +111,7 @@ class ProxySettings:
     request_buffers_limit_bytes: int = 64 << 20  # of bodies held before an endpoint is asked, all together, per worker
     drain_timeout_s: float = 240.0  # worker-shutdown-timeout
     access_log: bool = True
+    middleware_paths: tuple[str, ...] = ()  # Python files, or folders of them: user middlewares
     tls: TLSSettings = TLSSettings()
 
 
@@ -122,6 +123,8 @@ class TranslateSettings:
     annotation_prefixes: tuple[str, ...] = ("aioingress.io/", "nginx.ingress.kubernetes.io/")  # first wins
     external_name_loopback: bool = True  # standalone mode may point ExternalName at loopback; a cluster may not
     external_name_enabled: bool = True
+    # User middlewares that every Ingress may name; `*`: all that are loaded. None: all standalone, in a cluster none but those of its class.
+    allowed_middleware: tuple[str, ...] | None = None
     proxy: ProxySettings = ProxySettings()  # what the options ConfigMap is laid over
 
 

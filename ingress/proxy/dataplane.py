@@ -17,12 +17,14 @@ from ingress.config import ProxySettings
 from ingress.errors import Reason
 from ingress.metrics import WorkerMetrics
 from ingress.middleware.base import Services
+from ingress.middleware.shared import SharedCounts
 from ingress.proxy.accept import ListenerKind, Opening
 from ingress.proxy.errorpages import ErrorPages
 from ingress.proxy.forward import Forwarder
 from ingress.proxy.link import Runtime, Snapshot, UpstreamRuntime
 from ingress.proxy.listener import ClientConnection, MisplacedConnection
 from ingress.proxy.passthrough import Relay
+from ingress.proxy.sidecalls import SideCallClient
 from ingress.proxy.upstream import Pool, UpstreamContext, Wire
 from ingress.routing.table import RoutingTable, TableDelta, UpstreamKey
 from ingress.routing.tls import TLSHost
@@ -47,17 +49,30 @@ class DataPlane:
         loop: asyncio.AbstractEventLoop,
         rng: random.Random | None = None,
         clock: Callable[[], float] = time.monotonic,
+        shared: SharedCounts | None = None,
     ) -> None:
+        """`shared`: what all workers count together; None: this one counts alone."""
         self.settings = self._started_with = settings
         self.draining = False
         self.loop = self._loop = loop
         self._clock = clock
         self.metrics = self._metrics = metrics
         self.connections = 0
+        self._shared = shared
+        self._own_shared: SharedCounts | None = None
         self.openings: set[Opening] = set()  # connections whose protocol isn't settled
         self.relays: set[Relay] = set()  # connections passed through
         self.contexts = Contexts(clock)
-        services = Services(loop, clock, time.time, rng or random.Random(), metrics.tally)
+        self.side_calls = SideCallClient(loop, clock)
+        services = Services(
+            loop,
+            clock,
+            time.time,
+            rng or random.Random(),
+            tally=metrics.tally,
+            side_calls=self.side_calls,
+            shared_counts=self._shared_counts,
+        )
         self.runtime = Runtime(metrics, services, self._open_pool)
         self.forwarder = Forwarder(settings, self.runtime, metrics, ErrorPages(), access_log, loop, clock)
         self._upstream = UpstreamContext(self.forwarder, settings, metrics, loop)
@@ -65,6 +80,11 @@ class DataPlane:
         self._listeners: list[tuple[asyncio.Server, socket.socket, Callable[[], asyncio.Protocol]]] = []
         self._sweeper: asyncio.TimerHandle | None = None
         self._empty = asyncio.Event()
+
+    def _shared_counts(self) -> SharedCounts:
+        if self._shared is None:
+            self._shared = self._own_shared = SharedCounts.create()
+        return self._shared
 
     def _open_pool(self, state: EndpointState, wire: Wire) -> Pool:
         return Pool(state, self._upstream, wire)
@@ -183,6 +203,7 @@ class DataPlane:
             opening.sweep(now)
         for relay in tuple(self.relays):
             relay.sweep(now)
+        self.side_calls.sweep(now)
         self.runtime.readmit(now)
 
     # ---- drain ---------------------------------------------------------------------------------------------------
@@ -242,7 +263,11 @@ class DataPlane:
             upstream.retire()
         for upstream_connection in tuple(self._upstream.connections):
             upstream_connection.abort()
+        self.side_calls.close()
         await asyncio.sleep(0)  # connection_lost of all of them
+        if self._own_shared is not None:
+            self._own_shared.close()
+            self._shared = self._own_shared = None
 
 
 async def _unused(request: web.BaseRequest) -> web.StreamResponse:

@@ -117,6 +117,7 @@ class ClientConnection(RequestReader, RequestHandler):
         "_uri",
         "_wire",
         "_writing_paused",
+        "server_port",
     )
 
     def __init__(self, host: ConnectionHost, manager: "Server", loop: asyncio.AbstractEventLoop) -> None:
@@ -132,6 +133,7 @@ class ClientConnection(RequestReader, RequestHandler):
         self._wire: httptools.HttpRequestParser | None = httptools.HttpRequestParser(self)
         self._address = ""
         self._forwarded = b""
+        self.server_port = 0
         self._scheme = b"http"
         self._tls: object | None = None  # tls.transport.ConnectionInfo of a connection that came by TLS
         # parsing
@@ -179,10 +181,11 @@ class ClientConnection(RequestReader, RequestHandler):
         peer = transport.get_extra_info("peername")
         local = transport.get_extra_info("sockname")
         self._address = client_address(peer)
+        self.server_port = local[1] if local else 0
         self._tls = transport.get_extra_info("tls")
         if self._tls is not None:
             self._scheme = b"https"
-        self._forwarded = forwarded_block(self._address, local[1] if local else 0, self._scheme.decode("ascii"))
+        self._forwarded = forwarded_block(self._address, self.server_port, self._scheme.decode("ascii"))
         self._forwarder_host.connection_opened(self._scheme)
 
     def connection_lost(self, exc: BaseException | None) -> None:
