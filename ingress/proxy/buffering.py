@@ -16,7 +16,7 @@ class BodyBuffers:
     __slots__ = ("held_bytes",)
 
     def __init__(self) -> None:
-        self.held_bytes = 0  # of bodies that are held, and of those that were until their exchange ends
+        self.held_bytes = 0  # of bodies that are waited for, or may have to be sent again
 
     def begin(self, exchange: Exchange, settings: ProxySettings) -> bool:
         """Hold what comes of the body of `exchange`. False: there is too much of it, or no room."""
@@ -24,7 +24,7 @@ class BodyBuffers:
             return False
         exchange.body_held = True
         self._count(exchange, exchange.body_bytes)
-        exchange.at_end(partial(self._release, exchange))
+        exchange.at_end(partial(self.release, exchange))
         return True
 
     def add(self, exchange: Exchange, size: int, settings: ProxySettings) -> bool:
@@ -42,8 +42,10 @@ class BodyBuffers:
         exchange.held_bytes += size
         self.held_bytes += size
 
-    def _release(self, exchange: Exchange) -> None:
+    def release(self, exchange: Exchange) -> None:
+        """Its body is of no use any more."""
         self.held_bytes -= exchange.held_bytes
+        exchange.held_bytes = 0
 
 
 def settle_framing(exchange: Exchange, http_version: str) -> bool:

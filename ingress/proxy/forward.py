@@ -567,6 +567,10 @@ class Forwarder:
                     return False
         exchange.status = status
         exchange.response_started = True
+        if exchange.body is not None:  # it won't be sent again, and the response may take long
+            exchange.body = None
+            exchange.body_discarded = True
+            self.buffers.release(exchange)
         if endpoint.consecutive_failures or endpoint.ejections:
             ejection.record_success(endpoint)
         if upstream.observes_latency:

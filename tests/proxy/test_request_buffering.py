@@ -5,7 +5,9 @@ import asyncio
 import msgspec
 import pytest
 
-from ingress.routing.table import RetryOn, RoutingTable, TrafficPolicy
+from ingress.middleware import registry
+from ingress.middleware.base import Hooks, MiddlewareSpec, Phase
+from ingress.routing.table import Feature, RetryOn, RoutingTable, TrafficPolicy
 from tests.proxy.support import Backend, BackendConnection, Client, Proxy, answer, one_backend, response, table, until
 
 KIB = 1024
@@ -134,6 +136,26 @@ async def test_the_whole_body_is_sent_again() -> None:
         assert backends[1].requests
 
 
+async def test_a_body_is_let_go_when_its_answer_begins() -> None:
+    go = asyncio.Event()
+
+    async def script(connection: BackendConnection) -> None:
+        await connection.request()
+        await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n")
+        await go.wait()
+        await connection.send(b"ok")
+
+    async with one_backend(script, policy=BUFFERED) as (proxy, _):
+        client = await proxy.client()
+        await client.send(HEAD % 100 + b"x" * 99)
+        await seen(proxy, 99)
+        await client.send(b"x")
+        assert (await client.response(body=False)).status == 200
+        assert proxy.plane.forwarder.buffers.held_bytes == 0
+        go.set()
+        assert await client.reader.readexactly(2) == b"ok"
+
+
 async def test_expectation_is_answered_by_the_proxy() -> None:
     async with one_backend(policy=BUFFERED) as (proxy, backend):
         client = await proxy.client()
@@ -213,6 +235,41 @@ async def test_endpoints_that_came_while_waiting() -> None:
         proxy.serve(await proxy.backend(), policy=BUFFERED, id="t2")
         await client.send(b"bc")
         assert (await client.response()).status == 200
+
+
+class Nothing(msgspec.Struct, frozen=True):
+    pass
+
+
+async def test_hooks_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A body that arrives while a hook is waited for is paused early, and taken in when the hook is through."""
+    asked, go = asyncio.Event(), asyncio.Event()
+
+    async def wait() -> None:
+        asked.set()
+        await go.wait()
+
+    spec = MiddlewareSpec("wait", Phase.ACCESS, (), Nothing, lambda _: None, lambda *_: Hooks(lambda _: wait()))
+    monkeypatch.setattr(registry, "SPECS", (spec,))
+    monkeypatch.setattr(registry, "BY_NAME", {"wait": spec})
+    async with Proxy() as proxy:
+        backend = await proxy.backend()
+        made = table([backend], policy=BUFFERED)
+        (hosts,) = made.hosts.values()
+        hooked = msgspec.structs.replace(hosts.routes[0], features=(Feature("wait", {}),))
+        proxy.plane.swap(
+            msgspec.structs.replace(made, hosts={hosts.host: msgspec.structs.replace(hosts, routes=(hooked,))})
+        )
+        client = await proxy.client()
+        body = b"x" * 900 * KIB
+        await client.send(HEAD % len(body) + b"x")
+        await asked.wait()
+        client.writer.write(body[1:])
+        await until(lambda: proxy.plane.client_connections[0]._read_pauses, "paused")
+        assert proxy.plane.forwarder.buffers.held_bytes == 0
+        go.set()
+        assert (await client.response()).status == 200
+        assert backend.requests[0].body == body
 
 
 # ---- HTTP/1.0 and Connection towards endpoints ----
