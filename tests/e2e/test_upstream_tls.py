@@ -60,6 +60,7 @@ def test_from_manifests_to_the_wire(serve: Callable[..., Serve], folder: Path, p
                 NGINX + "backend-protocol": "https",
                 NGINX + "proxy-ssl-secret": "default/tls",
                 NGINX + "proxy-ssl-verify": "on",
+                NGINX + "upstream-vhost": "inside.example",
             },
         ),
     )
@@ -72,7 +73,7 @@ def test_from_manifests_to_the_wire(serve: Callable[..., Serve], folder: Path, p
     seen.clear()
     answer = eventually(lambda: (a := fetch(program.http, "outside.test")).status == 200 and a, "the host outside")
     assert "localhost" in seen  # SNI: the external name
-    assert answer.received["host"] == "outside.test"
+    assert answer.received["host"] == "inside.example"  # which SNI and verification don't care about
     # gone, and back: fails closed, for its routes only
     secrets.unlink()
     eventually(lambda: fetch(program.http, "verified.test").status == 503, "no Secret")
