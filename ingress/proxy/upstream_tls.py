@@ -30,15 +30,19 @@ class EndpointTLS:
     __slots__ = ("__weakref__", "_checks_depth", "_checks_name", "_context", "_depth", "_name", "_server_name")
 
     def __init__(self, policy: UpstreamTLS) -> None:
+        self._server_name = policy.name if policy.server_name and policy.name else None
         try:
             self._context = _context(policy)
+            self._engine()  # a name that OpenSSL doesn't take is found now, and not by a request
         except OSError as e:  # ssl.SSLError is one
             raise ValueError(f"OpenSSL refuses it: {getattr(e, 'reason', None) or ' '.join(map(str, e.args))}") from e
         self._name = policy.name
-        self._server_name = policy.name if policy.server_name and policy.name else None
         self._checks_name = policy.verify and not self._context.check_hostname
         self._checks_depth = policy.verify
         self._depth = policy.depth
+
+    def _engine(self) -> StandardEngine:
+        return StandardEngine(self._context, server_side=False, server_name=self._server_name)
 
     async def connect(
         self,
@@ -51,7 +55,7 @@ class EndpointTLS:
         """A verified connection. Raises OSError when the endpoint can't be reached, ProxyError (TLS_FAILED) when the handshake fails or its
         certificate isn't the right one.
         """
-        engine = StandardEngine(self._context, server_side=False, server_name=self._server_name)
+        engine = self._engine()
         sessions.offer(engine)
         done: asyncio.Future[None] = loop.create_future()
 

@@ -81,7 +81,9 @@ def test_from_manifests_to_the_wire(serve: Callable[..., Serve], folder: Path, p
     assert fetch(program.http, "without.test").status == 502
     write(secrets, secret("tls", **whole))
     eventually(lambda: fetch(program.http, "verified.test").status == 200, "the Secret is back")
-    assert b"PRIVATE" not in program.ask("/debug/table").body
+    shown = next(u["tls"] for u in program.table()["upstreams"] if u["service"] == "web" and u["tls"]["verify"])
+    assert (shown["name"], shown["client_certificate"]) == ("web.default.svc", True)
+    assert b"BEGIN" not in program.ask("/debug/table").body
 
 
 def test_websockets_and_large_bodies(serve: Callable[..., Serve], folder: Path, pods: Pods) -> None:

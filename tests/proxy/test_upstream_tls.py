@@ -217,6 +217,12 @@ async def test_ciphers() -> None:
         assert seen == ["ECDHE-ECDSA-CHACHA20-POLY1305"]
 
 
+@pytest.mark.parametrize("name", [".", ".test", "a\0b"])
+def test_names_that_cannot_be_sent_are_found_beforehand(name: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - the words are Python's
+        EndpointTLS(UpstreamTLS(name=name, server_name=True))
+
+
 async def test_ciphers_that_openssl_does_not_know_answer_502(caplog: Any) -> None:
     with pytest.raises(ValueError, match=r"(?i)cipher"):
         EndpointTLS(UpstreamTLS(ciphers="NONE-SUCH"))
