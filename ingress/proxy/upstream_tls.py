@@ -34,7 +34,7 @@ class EndpointTLS:
         try:
             self._context = _context(policy)
             self._engine()  # a name that OpenSSL doesn't take is found now, and not by a request
-        except OSError as e:  # ssl.SSLError is one
+        except (OSError, TypeError, ValueError) as e:  # ssl.SSLError is an OSError
             raise ValueError(f"OpenSSL refuses it: {getattr(e, 'reason', None) or ' '.join(map(str, e.args))}") from e
         self._name = policy.name
         self._checks_name = policy.verify and not self._context.check_hostname
