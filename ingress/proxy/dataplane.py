@@ -150,6 +150,8 @@ class DataPlane:
 
     def relay(self, host: TLSHost) -> Relay | None:
         upstream = self.runtime.upstreams.get(UpstreamKey(host.passthrough))
+        if upstream is not None:
+            upstream = upstream.variant(b"https")
         return None if upstream is None or upstream.picker is None else Relay(self, upstream)
 
     @property

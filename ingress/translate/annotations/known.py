@@ -54,7 +54,7 @@ KNOWN: dict[str, Known] = {
     "ssl-ciphers": _unsupported(),
     "ssl-prefer-server-ciphers": _unsupported(),
     # sessions and balancing (the rest is read)
-    "affinity-canary-behavior": _unsupported(),
+    "affinity-canary-behavior": _unsupported(_NO_CANARY),
     # canary (canary itself is read)
     "canary-by-header": _unsupported(_NO_CANARY),
     "canary-by-header-value": _unsupported(_NO_CANARY),
