@@ -171,7 +171,8 @@ class _Memory:
 
         wanted: set[UpstreamKey] = set()  # upstreams that came or went
         hosts_changed = self._merge_hosts(dirty_hosts, wanted)
-        if dirty_hosts and (self._deriving or self._aliases or self._twins):
+        derived_before = self._aliases or self._twins or ("derived", "") in self._verdicts
+        if dirty_hosts and (self._deriving or derived_before):
             hosts_changed |= self._derive_hosts()
         if len(self._claimants) > 1 and (kinds is None or kinds & _BACKING or resolved_changed):
             catch_all_dirty = True  # who has endpoints decides
@@ -302,7 +303,7 @@ class _Memory:
                 stale.add(upstream)  # the same by key, with other content of a Secret
         if new.catch_all is not None:
             self._claimants[key] = new
-        if new.ask.aliases or new.ask.www_twin:
+        if new.canary is None and (new.ask.aliases or new.ask.www_twin):
             self._deriving[key] = new
         self._verdicts.put(("object", key), new.verdicts)
         return new.catch_all is not None or (old is not None and old.catch_all is not None)
