@@ -518,11 +518,14 @@ async def test_auto_http_balances_as_any(affinity: AffinityMode) -> None:
         name = (first.value("set-cookie") or b"x=y").split(b";")[0].decode()
         seen = {(await client.get("/", "a", f"Cookie: {name}")).body for _ in range(6)}
         assert len(seen) == (3 if affinity is AffinityMode.NONE else 1)
+        (runtime,) = proxy.plane.runtime.upstreams.values()
+        assert runtime.serves  # a canary may be such a one
         # endpoints come and go
         proxy.plane.swap(over_tls(table(backends[:1], balancing=balancing, id="t2"), protocol=AUTO))
         assert (await client.get()).body == b"b0"
         proxy.plane.swap(over_tls(table([], balancing=balancing, id="t3"), protocol=AUTO))
         assert (await client.get()).status == 503
+        assert not runtime.serves
         proxy.plane.swap(table(backends[1:2], id="t4"))
         assert (await client.get()).body == b"b1"
         await until(lambda: len(proxy.upstream_connections) == 1, "former connections are closed")
