@@ -126,6 +126,7 @@ class TrafficPolicy(msgspec.Struct, frozen=True):
     # A body is taken in whole before an endpoint is asked, up to `request_buffer_bytes`; what is longer is streamed from there on.
     request_buffering: bool = True
     request_buffer_bytes: int = 1 << 20
+    access_log: bool = True  # requests are logged
 
 
 class Feature(msgspec.Struct, frozen=True):

@@ -22,6 +22,7 @@ from ingress.routing.tls import UpstreamTLS
 from ingress.translate.annotations import DEFAULT_ASK, UpstreamAsk
 from ingress.translate.annotations.policy import TLSAsk
 from ingress.translate.names import is_ip_address, is_localhost_name, normalize_external_name
+from ingress.translate.options import DEFAULT_OPTIONS, Options
 from ingress.translate.report import Report, shown
 
 _EXTERNAL_NAME = "ExternalName"
@@ -98,7 +99,9 @@ class BuiltUpstream:
     external_name: str = ""
 
 
-def build_upstream(spec: UpstreamSpec, state: ClusterState, settings: TranslateSettings) -> BuiltUpstream:
+def build_upstream(
+    spec: UpstreamSpec, state: ClusterState, settings: TranslateSettings, options: Options = DEFAULT_OPTIONS
+) -> BuiltUpstream:
     """The Service and its port exist (`find_port`); if not, the upstream has no endpoints."""
     owner = (spec.namespace, spec.service)
     service = state.services.get(owner)
@@ -120,6 +123,9 @@ def build_upstream(spec: UpstreamSpec, state: ClusterState, settings: TranslateS
     elif service.spec.type == _EXTERNAL_NAME:
         number = port.port if target is None else target
         endpoints, why_empty, external_name = _external(service, number, state.resolved, settings, report)
+        if options.disable_ipv6_dns:
+            endpoints = {endpoint for endpoint in endpoints if ":" not in endpoint.address}
+            why_empty = why_empty or ("" if endpoints else "has no IPv4 address, and disable-ipv6-dns is on")
     elif slices := state.slices.get(owner):
         endpoints, why_empty, protocol_hint, verdicts = _from_slices(slices, port, target)
     elif (manual := state.endpoints.get(owner)) is not None:
