@@ -59,7 +59,10 @@ class Rules:
         made = ingress(
             "ing",
             rule(HOST, *(path(p, svc) for p, svc in (self.paths or {"/": "web"}).items())),
-            annotations={(k if "/" in k else OWN + k): v for k, v in self.annotations.items()},
+            annotations={
+                OWN + "proxy-request-buffering": "off",  # what comes while a body streams is the hard part
+                **{(k if "/" in k else OWN + k): v for k, v in self.annotations.items()},
+            },
         )
         fragment = build_fragment(made, known, Context(settings, self.options, SPECS, find))
         fallback = build_fallback(settings, known, self.options)
