@@ -33,7 +33,11 @@ def test_a_secret_through_its_life(pods: Pods, tmp_path: Path, capfd: pytest.Cap
         app("web", [pods.start("web")]),
         ingress("basic", rule("basic.test", path("web")), annotations=annotations),
         ingress("open", rule("open.test", path("web"))),
-        ingress("asks", rule("asks.test", path("web")), annotations={NGINX + "auth-url": f"http://{auth.address}:{auth.port}/"}),
+        ingress(
+            "asks",
+            rule("asks.test", path("web")),
+            annotations={NGINX + "auth-url": f"http://{auth.address}:{auth.port}/"},
+        ),
         ingress("near", rule("near.test", path("web")), annotations={NGINX + "whitelist-source-range": "127.0.0.0/8"}),
         ingress("far", rule("far.test", path("web")), annotations={NGINX + "whitelist-source-range": "192.0.2.0/24"}),
     )
