@@ -182,8 +182,9 @@ class _Users:
         self.hashes: dict[bytes, str] = {}
         for user, hashed in users:
             self.hashes.setdefault(user.encode("latin-1", "replace"), hashed)
-        # Verified for users that don't exist, so that the time it takes doesn't tell them from those that do.
-        self.stand_in = users[0][1] if users else "{SHA}" + "A" * 27 + "="
+        # Verified for users that don't exist, so that the time it takes doesn't tell them from those that do: a slow one, if there is any.
+        slow = next((hashed for _, hashed in users if htpasswd.is_slow(hashed)), "")
+        self.stand_in = slow or (users[0][1] if users else "{SHA}" + "A" * 27 + "=")
         self.admitted: LRUCache[bytes, bytes] = LRUCache(REMEMBERED)  # keyed digest of a header -> user
         self._keyed = hashlib.blake2b(digest_size=16, key=os.urandom(32))
 
