@@ -30,6 +30,7 @@ from ingress.exchange import (
 )
 from ingress.metrics import WorkerMetrics
 from ingress.proxy import interception
+from ingress.proxy.common import Common
 from ingress.proxy.errorpages import ErrorPages
 from ingress.proxy.http1 import reason_phrase
 from ingress.proxy.httpdate import http_date
@@ -110,6 +111,10 @@ class RequestIds:
         return pool.pop()
 
 
+def _no_id() -> bytes:
+    return b""
+
+
 class Forwarder:
     """One a worker. `snapshot` is swapped by the control plane and read once a request."""
 
@@ -123,16 +128,27 @@ class Forwarder:
         loop: asyncio.AbstractEventLoop,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.settings = settings
         self.runtime = runtime
         self._metrics = metrics
         self._error_pages = error_pages
-        self._access_log = access_log
+        self._log_sink = access_log
         self._loop = loop
         self._clock = clock
-        self._request_id = RequestIds().next
+        self._random_id = RequestIds().next
         self.snapshot: Snapshot | None = None
         self.in_flight = 0
+        self.use(Common(settings, clock))
+
+    def use(self, common: Common) -> None:
+        """Serve by other settings from the next request on."""
+        self.settings = settings = common.settings
+        self._blocks = common.blocks
+        self._set_fields = common.set_fields
+        self._started_hooks = common.started_hooks
+        self.response_hooks = common.response_hooks  # of every response
+        self._request_id = self._random_id if settings.headers.generate_request_id else _no_id
+        self._log_rules = common.log
+        self._access_log = self._log_sink if settings.access_log else None
 
     # ---- request -------------------------------------------------------------------------------------------------
 
@@ -173,6 +189,10 @@ class Forwarder:
         if exchange.method in _REFUSED_METHODS:
             self._reject(exchange, Reason.METHOD_NOT_ALLOWED)
             return
+        blocks = self._blocks
+        if blocks is not None and blocks(exchange):
+            self.respond(exchange, 403)
+            return
         limit = route.body_limit_bytes
         if exchange.body_framing and limit and (exchange.content_length > limit or exchange.body_bytes > limit):
             self._reject(exchange, Reason.BODY_TOO_LARGE)
@@ -203,6 +223,8 @@ class Forwarder:
             elif not self._stand_in(exchange, route, now):
                 self._reject(exchange, Reason.NO_ENDPOINT)
             return
+        if self._set_fields is not None:
+            self._set_fields(exchange)
         self._attempt(exchange, upstream.pick_sticky(exchange, now, picker) if upstream.sticky else picker.pick(now, 0))
 
     def _ask(self, exchange: Exchange, upstream: UpstreamRuntime, now: float) -> None:
@@ -220,6 +242,8 @@ class Forwarder:
         if fallback is None or fallback.stand_in is None or fallback.stand_in.picker is None:
             return False
         interception.introduce(exchange, route)
+        if self._set_fields is not None:
+            self._set_fields(exchange)
         self._ask(exchange, fallback.stand_in, now)
         return True
 
@@ -261,6 +285,10 @@ class Forwarder:
     ) -> None:
         try:
             outcome = await work
+            if outcome is not None and not exchange.finished:
+                exchange.task = None
+                self.answer(exchange, outcome)  # here, so that an answer that can't be made is a 500 and not a silence
+                exchange.downstream.flush()
         except Exception:
             exchange.task = None
             if not exchange.finished:
@@ -269,9 +297,7 @@ class Forwarder:
         exchange.task = None
         if exchange.finished:
             return
-        if outcome is not None:
-            self.answer(exchange, outcome)
-        elif self._run_hooks(exchange, hooks, position + 1):
+        if self._run_hooks(exchange, hooks, position + 1):
             self._proxy(exchange, exchange.route, self._clock())
         exchange.downstream.flush()
 
@@ -281,9 +307,15 @@ class Forwarder:
         self._reject(exchange, Reason.INTERNAL)
 
     def response_head(self, exchange: Exchange, status: int, fields: FieldPieces, content_length: int) -> FieldPieces:
-        """`fields` as the hooks of its route want them. Only asked where there are any."""
+        """`fields` as the hooks of its route and those of every response want them. Only asked where there are any."""
         head = ResponseHead(status, fields, content_length)
-        for hook in exchange.route.response_hooks:
+        if exchange.endpoint is not None:
+            for hook in self._started_hooks:
+                hook(exchange, head)
+        if exchange.route is not None:
+            for hook in exchange.route.response_hooks:
+                hook(exchange, head)
+        for hook in self.response_hooks:
             hook(exchange, head)
         return head.fields
 
@@ -662,7 +694,7 @@ class Forwarder:
         exchange.status = status
         exchange.response_started = True
         pieces = field_pieces(fields)
-        if route is not None and route.response_hooks:
+        if self.response_hooks or (route is not None and route.response_hooks):
             try:
                 pieces = self.response_head(exchange, status, pieces, len(body))
             except Exception:
@@ -702,7 +734,7 @@ class Forwarder:
             exchange.response_bytes = exchange.body_filter.settle(exchange.response_bytes)
         if route is not None:
             route.stats.observe(exchange.status, duration_s, exchange.body_bytes, exchange.response_bytes)
-        if self._access_log is not None and (route is None or route.route.access_log):
+        if self._access_log is not None:
             self._log_access(self._access_log, exchange, route, duration_s)
         endpoint = exchange.endpoint
         if endpoint is not None:
@@ -715,6 +747,18 @@ class Forwarder:
             exchange.cleanups = None
 
     def _log_access(self, log: AccessLog, exchange: Exchange, route: LinkedRoute | None, duration_s: float) -> None:
+        rules = self._log_rules
+        if route is not None and not (route.policy.access_log and (route.route.ingress or rules.default_backend)):
+            return
+        if rules.skips is not None and rules.skips(exchange.target):
+            return
+        extra: tuple[bytes | None, ...] = ()
+        if rules.template is not None and rules.template.captures:
+            try:
+                extra = tuple([capture(exchange) for capture in rules.template.captures])
+            except Exception:  # our bug; the request is over, and its line is written without these
+                _log.exception("a variable of the log format failed")
+                extra = (None,) * len(rules.template.captures)
         attempts = exchange.log or []
         if exchange.endpoint is not None:
             attempts.append((exchange.endpoint.key, exchange.status))
@@ -747,5 +791,6 @@ class Forwarder:
                 upstream_status=", ".join(str(status) for _, status in attempts),
                 request_id=exchange.request_id,
                 remote_user=exchange.remote_user,
+                extra=extra,
             )
         )

@@ -116,6 +116,7 @@ class TrafficPolicy(msgspec.Struct, frozen=True):
     retry_on: tuple[RetryOn, ...] = (RetryOn.ERROR, RetryOn.TIMEOUT)  # empty: never
     retry_tries: int = 3  # including the first; 0: as many as there are endpoints
     retry_timeout_s: float = 0.0  # 0: no limit over all tries
+    access_log: bool = True  # requests are logged
 
 
 class Feature(msgspec.Struct, frozen=True):
@@ -188,7 +189,6 @@ class Route(msgspec.Struct, frozen=True):
     pattern: str = ""  # regular expression, less its anchor; empty: `path` is matched by `path_type`
     canaries: tuple[Canary, ...] = ()  # in the order in which they are asked
     fallback: Fallback | None = None
-    access_log: bool = True
 
     @property
     def id(self) -> str:
@@ -210,6 +210,9 @@ class HostRoutes(msgspec.Struct, frozen=True):
     default: Route | None = None
     regex_cause: str = ""
     app_root: Route | None = None  # answers for `/` alone, before all others, in regex mode too
+    twin_of: HostPattern = (
+        ANY_HOST  # all its requests are redirected there (from-to-www-redirect); empty: it is no twin
+    )
 
 
 class HostAlias(msgspec.Struct, frozen=True):

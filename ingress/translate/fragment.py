@@ -28,13 +28,13 @@ from ingress.routing.table import (
     UpstreamKey,
     UpstreamProtocol,
 )
-from ingress.translate.annotations import DEFAULT_ASK, NO_ANNOTATIONS, AnnotationPolicy, UpstreamAsk, parse_annotations
+from ingress.translate.annotations import NO_ANNOTATIONS, AnnotationPolicy, UpstreamAsk, parse_annotations
 from ingress.translate.annotations.hosts import NO_HOST_ASK, HostAsk
 from ingress.translate.backends import UpstreamSpec, app_protocol, find_port, upstream_spec
 from ingress.translate.context import Context
 from ingress.translate.default_backend import find_default_backends
 from ingress.translate.names import is_object_name, is_port_name, parse_host
-from ingress.translate.options.model import DEFAULT_OPTIONS, Options
+from ingress.translate.options import DEFAULT_OPTIONS, Options
 from ingress.translate.paths import is_strict_path, looks_like_regex, parse_path_type, parse_regex_path, parse_rule_path
 from ingress.translate.references import references_of
 from ingress.translate.report import Report, shown
@@ -148,10 +148,12 @@ def build_fallback(
                 "The default backend Service has no port: unknown hosts get 404.",
             )
         return Fragment(ref, report.origin, UNKNOWN_AGE, services=watched, verdicts=report.verdicts())
-    spec = upstream_spec(namespace, name, service.spec.ports[0].port, "", DEFAULT_ASK)
+    spec = upstream_spec(namespace, name, service.spec.ports[0].port, "", UpstreamAsk(options.load_balance))
     statuses = options.custom_http_errors
     fallback = Fallback(statuses, not options.disable_proxy_intercept_errors, (spec.key,)) if statuses else None
-    route = Route(ANY_HOST, "/", PathType.PREFIX, namespace, "", name, spec.port, spec.key, fallback=fallback)
+    route = Route(
+        ANY_HOST, "/", PathType.PREFIX, namespace, "", name, spec.port, spec.key, options.traffic, fallback=fallback
+    )
     return Fragment(
         ref, report.origin, UNKNOWN_AGE, catch_all=Placed(route, ""), uses={spec.key: Use(spec, "")}, services=watched
     )
@@ -192,6 +194,7 @@ class _Builder:
         self._targets: dict[tuple[str, int, str], _Target] = {}
         self._policy: AnnotationPolicy = NO_ANNOTATIONS
         self._fallback: Fallback | None = None
+        self._strict_paths = False
 
     def build(self, context: Context) -> Fragment:
         ingress, spec, report = self.ingress, self.ingress.spec, self._report
@@ -206,6 +209,7 @@ class _Builder:
             created = UNKNOWN_AGE
         if not self._has_valid_name():
             return Fragment(ingress.ref, ingress.origin, created, verdicts=report.verdicts())
+        self._strict_paths = context.options.strict_paths
         self._policy = parse_annotations(
             ingress.metadata.annotations,
             context.settings.annotation_prefixes,
@@ -339,9 +343,12 @@ class _Builder:
             )
             return None
         written = path.path or "/"
-        regex_by = self._policy.host.regex_by(written)
+        ask = self._policy.host
+        regex_by = ask.regex_by(written) if ask is not NO_HOST_ASK else ""
         like_regex = looks_like_regex(path.path, path.path_type)
-        if regex_by:
+        if regex_by or (
+            like_regex and self._policy.canary is not None
+        ):  # a canary's path is its main Ingress's, as written
             normal, refusal = parse_regex_path(written)
         else:
             normal, refusal = parse_rule_path(path.path, like_regex)
@@ -361,6 +368,21 @@ class _Builder:
                 VerdictReason.INVALID_FIELD,
                 f"Its path is taken as a regular expression because of {regex_by}; ingress-nginx refuses such a path of this type when the "
                 "Ingress is applied. ImplementationSpecific is the type for it.",
+                written,
+            )
+        elif self._strict_paths and path.path_type in ("Exact", "Prefix") and not is_strict_path(path.path or "/"):
+            self._report.warning(
+                f"{where}.path",
+                VerdictReason.INVALID_FIELD,
+                "Exact and Prefix paths should have letters, digits and ._-/ only (strict-validate-path-type). It is served.",
+                path.path,
+            )
+        cookie = self._policy.ask.cookie
+        if regex_by and cookie is not None and not cookie.path and not is_strict_path(written):
+            self._report.warning(
+                f"{where}.path",
+                VerdictReason.INVALID_ANNOTATION,
+                "It is the path of the session cookie too, and no browser sends that for a regular expression: set session-cookie-path.",
                 written,
             )
         return Placed(
@@ -388,7 +410,6 @@ class _Builder:
             policy.traffic,
             features=policy.features,
             fallback=self._fallback,
-            access_log=policy.access_log,
         )
 
     def _closed(
@@ -409,7 +430,6 @@ class _Builder:
             reason,
             features=self._policy.features,
             fallback=self._fallback,
-            access_log=self._policy.access_log,
         )
 
     # ---- backends ----
@@ -510,7 +530,7 @@ class _Builder:
         if policy.fallback is None or policy.canary is not None:
             return None  # a canary has those of its main Ingress
         found = find_default_backends(
-            policy.fallback, self._namespace, bool(policy.closed_reason), context.settings, self._known, self._report
+            policy.fallback, self._namespace, bool(policy.closed_reason), context, self._known, self._report
         )
         self.services |= found.services
         for spec, where, consequence in found.uses:
@@ -522,7 +542,7 @@ class _Builder:
         return _Target(service, port, None, f"{reason}: {why}")
 
 
-_UNUSED = Use(upstream_spec("", "", 0, "", DEFAULT_ASK), "", "")
+_UNUSED = Use(upstream_spec("", "", 0, "", UpstreamAsk()), "", "")
 
 
 def _port_refusal(number: int, name: str) -> str:
