@@ -5,6 +5,7 @@ import random
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,7 +14,7 @@ from ingress.middleware import registry
 from ingress.middleware.base import Scope, Services
 from ingress.middleware.registry import SPECS
 from ingress.translate.options import Options
-from tests.middleware.rules import Rules
+from tests.middleware.rules import Rules, problems
 
 MINE = ("cors", "custom-headers", "header-rules", "limit-rate", "maintenance", "mirror", "rewriting")
 NAMES = sorted(
@@ -89,3 +90,11 @@ def test_any_values(annotations: dict[str, str], data: dict[str, str]) -> None:
                     assert not set(b"\r\n\0") & set(text)
     finally:
         loop.close()
+
+
+@pytest.mark.parametrize("url", ["http://,/", "http://.", "https://-,-/x"])
+def test_a_host_that_is_none_is_found_when_it_is_read(url: str) -> None:
+    """And not by each worker, when it binds the route."""
+    rules = Rules({"auth-url": url})
+    assert list(problems(rules)) == ["auth-url"]
+    assert rules.route().upstream is None
