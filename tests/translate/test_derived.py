@@ -174,3 +174,14 @@ def test_equal_content_has_an_equal_id_and_other_content_another() -> None:
     assert len(ids) == 5
     assert compiled(service(), aliased("r", "x.test")).table.id in ids
     assert HostAlias("x", "y") == HostAlias("x", "y")  # type: ignore[arg-type]
+
+
+def test_the_verdict_of_an_alias_goes_with_the_last_ingress_that_had_one() -> None:
+    alias = {"aioingress.io/server-alias": "www.x.test"}
+    compiler = Compiler(TranslateSettings())
+    first = compiler.compile(
+        state_of([ingress("a", rule("www.x.test")), ingress("c", rule(""), annotations=alias)]), None
+    )
+    assert any("no alias" in verdict.message for verdict in first.verdicts)
+    last = compiler.compile(state_of([ingress("a", rule("www.x.test")), ingress("c", rule(""))]), None)
+    assert not any("alias" in verdict.message for verdict in last.verdicts)
