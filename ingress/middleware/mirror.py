@@ -66,7 +66,8 @@ def _target(text: str) -> tuple[bool, str, str, str]:
     if path:
         access.characters(path)
     parse_value(path)
-    parse_value(url.authority)
+    if is_constant(parse_value(url.authority)):
+        target_of(url.authority.encode("ascii"), False)
     return url.scheme == "https", url.authority, path, url.host
 
 

@@ -252,6 +252,8 @@ class Forwarder:
         if fallback is None or fallback.stand_in is None or fallback.stand_in.picker is None:
             return False
         interception.introduce(exchange, route)
+        if self._set_fields is not None:
+            self._set_fields(exchange)
         self._ask(exchange, fallback.stand_in, now)
         return True
 
@@ -781,7 +783,7 @@ class Forwarder:
             exchange.response_bytes = exchange.body_filter.settle(exchange.response_bytes)
         if route is not None:
             route.stats.observe(exchange.status, duration_s, exchange.body_bytes, exchange.response_bytes)
-        if self._access_log is not None and (route is None or route.route.access_log):
+        if self._access_log is not None:
             self._log_access(self._access_log, exchange, route, duration_s)
         endpoint = exchange.endpoint
         if endpoint is not None:

@@ -199,7 +199,6 @@ class Route(msgspec.Struct, frozen=True):
     pattern: str = ""  # regular expression, less its anchor; empty: `path` is matched by `path_type`
     canaries: tuple[Canary, ...] = ()  # in the order in which they are asked
     fallback: Fallback | None = None
-    access_log: bool = True
 
     @property
     def id(self) -> str:

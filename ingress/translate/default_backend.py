@@ -8,9 +8,10 @@ from ingress.errors import VerdictReason
 from ingress.model import Service
 from ingress.model.cluster import NamespacedName
 from ingress.routing.table import Fallback
-from ingress.translate.annotations import DEFAULT_ASK
+from ingress.translate.annotations import UpstreamAsk
 from ingress.translate.annotations.default_backend import FallbackAsk
 from ingress.translate.backends import UpstreamSpec, upstream_spec
+from ingress.translate.context import Context
 from ingress.translate.features import field_of
 from ingress.translate.report import Report
 
@@ -29,14 +30,15 @@ def find_default_backends(
     ask: FallbackAsk,
     namespace: str,
     closed: bool,
-    settings: TranslateSettings,
+    context: Context,
     services: Mapping[NamespacedName, Service],
     report: Report,
 ) -> DefaultBackends:
     """`closed`: an access rule has closed the routes. They stay so: nobody stands in for their endpoints."""
     found = DefaultBackends()
-    own = _own(ask, namespace, services, report, found) if ask.service else None
-    controllers = _controllers(settings, services, found) if ask.statuses else None
+    how = UpstreamAsk(context.options.load_balance)  # as that of unknown hosts, to be one upstream with it
+    own = _own(ask, namespace, services, how, report, found) if ask.service else None
+    controllers = _controllers(context.settings, services, how, found) if ask.statuses else None
     candidates = (controllers,) if ask.statuses_of_option else (own, controllers)
     upstreams = tuple(dict.fromkeys(spec.key for spec in candidates if spec is not None)) if ask.statuses else ()
     if ask.statuses and not upstreams and not ask.statuses_of_option:
@@ -52,7 +54,12 @@ def find_default_backends(
 
 
 def _own(
-    ask: FallbackAsk, namespace: str, services: Mapping[NamespacedName, Service], report: Report, found: DefaultBackends
+    ask: FallbackAsk,
+    namespace: str,
+    services: Mapping[NamespacedName, Service],
+    how: UpstreamAsk,
+    report: Report,
+    found: DefaultBackends,
 ) -> UpstreamSpec | None:
     owner = (namespace, ask.service)
     found.services.add(owner)
@@ -67,13 +74,13 @@ def _own(
             ask.service,
         )
         return None
-    spec = upstream_spec(namespace, ask.service, service.spec.ports[0].port, "", DEFAULT_ASK)
+    spec = upstream_spec(namespace, ask.service, service.spec.ports[0].port, "", how)
     found.uses.append((spec, where, "It can't answer as the default backend"))
     return spec
 
 
 def _controllers(
-    settings: TranslateSettings, services: Mapping[NamespacedName, Service], found: DefaultBackends
+    settings: TranslateSettings, services: Mapping[NamespacedName, Service], how: UpstreamAsk, found: DefaultBackends
 ) -> UpstreamSpec | None:
     owner = settings.default_backend_service
     if owner is None:
@@ -82,6 +89,6 @@ def _controllers(
     service = services.get(owner)
     if service is None or not service.spec.ports:
         return None  # reported once, where the fallback of unknown hosts is built
-    spec = upstream_spec(*owner, service.spec.ports[0].port, "", DEFAULT_ASK)
+    spec = upstream_spec(*owner, service.spec.ports[0].port, "", how)
     found.uses.append((spec, "", ""))
     return spec

@@ -28,7 +28,7 @@ from ingress.routing.table import (
     UpstreamKey,
     UpstreamProtocol,
 )
-from ingress.translate.annotations import DEFAULT_ASK, NO_ANNOTATIONS, AnnotationPolicy, UpstreamAsk, parse_annotations
+from ingress.translate.annotations import NO_ANNOTATIONS, AnnotationPolicy, UpstreamAsk, parse_annotations
 from ingress.translate.annotations.hosts import NO_HOST_ASK, HostAsk
 from ingress.translate.backends import UpstreamSpec, app_protocol, find_port, upstream_spec
 from ingress.translate.context import Context
@@ -193,8 +193,8 @@ class _Builder:
         self._uses: dict[UpstreamKey, Use] = {}
         self._targets: dict[tuple[str, int, str], _Target] = {}
         self._policy: AnnotationPolicy = NO_ANNOTATIONS
-        self._strict_paths = False
         self._fallback: Fallback | None = None
+        self._strict_paths = False
 
     def build(self, context: Context) -> Fragment:
         ingress, spec, report = self.ingress, self.ingress.spec, self._report
@@ -410,7 +410,6 @@ class _Builder:
             policy.traffic,
             features=policy.features,
             fallback=self._fallback,
-            access_log=policy.access_log,
         )
 
     def _closed(
@@ -431,7 +430,6 @@ class _Builder:
             reason,
             features=self._policy.features,
             fallback=self._fallback,
-            access_log=self._policy.access_log,
         )
 
     # ---- backends ----
@@ -530,7 +528,7 @@ class _Builder:
         if policy.fallback is None or policy.canary is not None:
             return None  # a canary has those of its main Ingress
         found = find_default_backends(
-            policy.fallback, self._namespace, bool(policy.closed_reason), context.settings, self._known, self._report
+            policy.fallback, self._namespace, bool(policy.closed_reason), context, self._known, self._report
         )
         self.services |= found.services
         for spec, where, consequence in found.uses:
@@ -542,7 +540,7 @@ class _Builder:
         return _Target(service, port, None, f"{reason}: {why}")
 
 
-_UNUSED = Use(upstream_spec("", "", 0, "", DEFAULT_ASK), "", "")
+_UNUSED = Use(upstream_spec("", "", 0, "", UpstreamAsk()), "", "")
 
 
 def _port_refusal(number: int, name: str) -> str:

@@ -14,7 +14,7 @@ def config_map(name: str, **data: str) -> dict[str, Any]:
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": {"name": name, "namespace": "default"},
-        "data": {key.replace("_", "."): value for key, value in data.items()},
+        "data": {key.replace("index_", "index."): value for key, value in data.items()},
     }
 
 
@@ -75,3 +75,53 @@ def test_responses_of_several_ingresses(tmp_path: Path, pods: Pods) -> None:
         # a ConfigMap that an annotation names is live
         replace(page, page.read_text().replace("noon", "one"))
         eventually(lambda: serve.get("closed.test").body == b"<h1>Back at one</h1>", "the new page")
+
+
+def test_options_about_responses(tmp_path: Path, pods: Pods) -> None:
+    web, errors = pods.some("web", 1), pods.some("errors", 1)
+    folder = tmp_path / "manifests"
+    folder.mkdir()
+    write(folder / "apps.yaml", app("web", web), app("errors", errors), service("empty"))
+    write(
+        folder / "rules.yaml",
+        ingress("web", rule("web.test", path("web"), path("empty", "/empty"))),
+        annotated("headers", custom_headers="default/more"),
+        config_map("more", **{"X-More": "1"}),
+    )
+    options = write(folder / "options.yaml", config_map("options"))
+    arguments = ("--configmap", "default/options", "--default-backend-service", "default/errors")
+    accept = {"Accept-Encoding": "gzip, br, zstd"}
+    with Serve(folder, *arguments, workers=2) as serve:
+
+        def encoding() -> str | None:
+            return serve.get("web.test", "/echo", headers=accept).headers["Content-Encoding"]
+
+        assert encoding() is None
+        assert serve.get("web.test", "/status/404").status == 404
+        assert serve.get("headers.test").status == 503  # no header is allowed
+        for data, expected in (
+            ({"use-gzip": "true", "gzip-min-length": "10"}, "gzip"),
+            ({"use-gzip": "true", "enable-brotli": "true"}, "br"),
+            ({"use-gzip": "true", "gzip-types": "text/css"}, None),
+            ({"enable-zstd": "true", "zstd-types": "application/json"}, "zstd"),
+            ({"enable-zstd": "true", "zstd-min-length": "100000000"}, None),
+        ):
+            write(options, config_map("options", **data, **{"server-tokens": "true"}))
+            eventually(lambda e=expected: all(encoding() == e for _ in range(8)), f"{data} on every worker")
+        write(
+            options,
+            config_map(
+                "options",
+                **{
+                    "custom-http-errors": "404,503",
+                    "global-allowed-response-headers": "X-More",
+                    "limit-rate": "100000",
+                },
+            ),
+        )
+        eventually(lambda: serve.get("headers.test").status == 200, "the header is allowed")
+        eventually(lambda: all(serve.get("web.test", "/status/404").pod == "errors-0" for _ in range(8)), "everywhere")
+        assert serve.get("headers.test").headers["X-More"] == "1"
+        assert serve.get("web.test", "/empty/echo").pod == "errors-0"
+        assert serve.get("web.test", "/status/500").pod == "web-0"
+        assert serve.get("web.test", "/bytes/300000").body == serve.get("web.test", "/bytes/300000").body

@@ -38,6 +38,8 @@ def test_targets(target: str, authority: str, path: str, host: str) -> None:
         ({"mirror-target": "ftp://localhost/"}, "mirror-target"),
         ({"mirror-target": "http:///x"}, "mirror-target"),
         ({"mirror-target": "http://a:99999/"}, "mirror-target"),
+        ({"mirror-target": "http://,/"}, "mirror-target"),
+        ({"mirror-target": "http://."}, "mirror-target"),
         ({"mirror-target": "http://user@a/"}, "mirror-target"),
         ({"mirror-target": "http://a/$nonsense"}, "mirror-target"),
         ({"mirror-target": "http://a/ b"}, "mirror-target"),

@@ -87,7 +87,6 @@ READ = frozenset(
         "ssl-redirect",
         "canary",
         *hosts.READ,
-        "enable-access-log",
         *FALLBACK_NAMES,
     )
 )
@@ -125,8 +124,7 @@ def parse_annotations(
                 found[key[len(prefix) :]] = (key, value.strip())
     options = context.options
     if not found and not context.acts_by_option:
-        fallback = read_fallback(_Reader({}, report, ()), options)
-        if options is DEFAULT_OPTIONS and fallback is None:
+        if options is DEFAULT_OPTIONS:
             return NO_ANNOTATIONS
         return AnnotationPolicy(
             options.traffic,
@@ -174,7 +172,6 @@ def parse_annotations(
             traffic = _with_buffering(traffic, False)  # both sides talk at once
     _ssl_redirect(reader, has_tls)
     fallback = read_fallback(reader, context.options)
-    access_log = reader.take("enable-access-log", values.boolean, True)
     parsed, refused = parse_features(context.parsers, features)
     if refused:
         closed_status, closed_reason = 503, refused
@@ -190,7 +187,6 @@ def parse_annotations(
         closed_reason,
         features=parsed,
         fallback=fallback,
-        access_log=access_log,
         references=frozenset(features.references),
         host=host_ask,
     )

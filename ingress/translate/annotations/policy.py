@@ -65,7 +65,6 @@ class AnnotationPolicy:
     features: tuple[Feature, ...] = ()
     host: HostAsk = NO_HOST_ASK
     fallback: FallbackAsk | None = None
-    access_log: bool = True
     references: frozenset[ObjectRef] = frozenset()  # Secrets and ConfigMaps that were asked for, existing or not
 
 

@@ -9,13 +9,14 @@ from ingress.translate.options.keys.base import EMPTY_OR_OFF, Key, differs, no_e
 
 _LIVE = "tests/proxy/test_options_headers.py::"
 _BLOCK = "tests/proxy/test_options_blocks.py::"
+_BODIES = "tests/e2e/test_responses.py::test_options_about_responses"
 _RE2 = "regular expressions are RE2's (no look-around); a bad entry is left out, and the list before it stays in force as well"
 _OURS = "ingress-nginx has no such option"
 
 
 def _codec(name: str, default: str, parse: Callable[[str], Any], example: str, note: str = "") -> Key:
     """Several make one field: `parse.compression`."""
-    return same(name, default, "", parse, example, note=note, needs="compression")
+    return same(name, default, "", parse, example, _BODIES, note, needs="compression")
 
 
 KEYS = (
@@ -97,6 +98,7 @@ KEYS = (
         "allowed_response_headers",
         values.field_names,
         "X-Frame-Options",
+        _BODIES,
         note="what the annotation `custom-headers` may set",
     ),
     # ---- who is turned away
@@ -161,7 +163,14 @@ KEYS = (
     _codec("gzip-level", "1", values.level(1, 9), "5"),
     _codec("gzip-min-length", "256", values.level(0, 1 << 30), "1000"),
     _codec("gzip-types", "", values.words, "text/plain"),
-    same("gzip-disable", "", "compression.gzip_disable", values.text, "msie6"),
+    same(
+        "gzip-disable",
+        "",
+        "compression.gzip_disable",
+        values.text,
+        "msie6",
+        "tests/middleware/test_compression.py::test_gzip_disable",
+    ),
     _codec("enable-brotli", "false", boolean, "true"),
     _codec("brotli-level", "4", values.level(0, 11), "6"),
     _codec("brotli-min-length", "20", values.level(0, 1 << 30), "1000"),
@@ -170,13 +179,56 @@ KEYS = (
     _codec("zstd-level", "3", values.level(1, 19), "6", _OURS),
     _codec("zstd-min-length", "256", values.level(0, 1 << 30), "1000", _OURS),
     _codec("zstd-types", "", values.words, "text/plain", _OURS),
-    same("custom-http-errors", "", "custom_http_errors", values.error_codes, "404,503"),
-    same("disable-proxy-intercept-errors", "false", "disable_proxy_intercept_errors", boolean, "true"),
-    same("proxy-cookie-domain", "off", "proxy_cookie_domain", values.off_or_pair, "a.example b.example"),
-    same("proxy-cookie-path", "off", "proxy_cookie_path", values.off_or_pair, "/a /b"),
-    same("proxy-redirect-from", "off", "proxy_redirect_from", values.text, "http://a.example/"),
-    same("proxy-redirect-to", "off", "proxy_redirect_to", values.text, "http://b.example/"),
-    same("limit-rate", "0", "limit_rate_kb", count, "100", note="KiB a second of each response"),
+    same("custom-http-errors", "", "custom_http_errors", values.error_codes, "404,503", _BODIES),
+    same(
+        "disable-proxy-intercept-errors",
+        "false",
+        "disable_proxy_intercept_errors",
+        boolean,
+        "true",
+        "tests/middleware/test_default_backend.py::test_what_a_route_gets",
+    ),
+    same(
+        "proxy-cookie-domain",
+        "off",
+        "proxy_cookie_domain",
+        values.off_or_pair,
+        "a.example b.example",
+        "tests/middleware/test_rewriting.py::test_options_are_the_default",
+    ),
+    same(
+        "proxy-cookie-path",
+        "off",
+        "proxy_cookie_path",
+        values.off_or_pair,
+        "/a /b",
+        "tests/middleware/test_rewriting.py::test_options_are_the_default",
+    ),
+    same(
+        "proxy-redirect-from",
+        "off",
+        "proxy_redirect_from",
+        values.text,
+        "http://a.example/",
+        "tests/middleware/test_rewriting.py::test_options_are_the_default",
+    ),
+    same(
+        "proxy-redirect-to",
+        "off",
+        "proxy_redirect_to",
+        values.text,
+        "http://b.example/",
+        "tests/middleware/test_rewriting.py::test_options_are_the_default",
+    ),
+    same(
+        "limit-rate",
+        "0",
+        "limit_rate_kb",
+        count,
+        "100",
+        "tests/middleware/test_limit_rate.py::test_annotations",
+        "KiB a second of each response",
+    ),
     same(
         "limit-rate-after",
         "0",
