@@ -331,9 +331,12 @@ class _Builder:
             )
             return None
         written = path.path or "/"
-        regex_by = self._policy.host.regex_by(written)
+        ask = self._policy.host
+        regex_by = ask.regex_by(written) if ask is not NO_HOST_ASK else ""
         like_regex = looks_like_regex(path.path, path.path_type)
-        if regex_by:
+        if regex_by or (
+            like_regex and self._policy.canary is not None
+        ):  # a canary's path is its main Ingress's, as written
             normal, refusal = parse_regex_path(written)
         else:
             normal, refusal = parse_rule_path(path.path, like_regex)
@@ -361,6 +364,14 @@ class _Builder:
                 VerdictReason.INVALID_FIELD,
                 "Exact and Prefix paths should have letters, digits and ._-/ only (strict-validate-path-type). It is served.",
                 path.path,
+            )
+        cookie = self._policy.ask.cookie
+        if regex_by and cookie is not None and not cookie.path and not is_strict_path(written):
+            self._report.warning(
+                f"{where}.path",
+                VerdictReason.INVALID_ANNOTATION,
+                "It is the path of the session cookie too, and no browser sends that for a regular expression: set session-cookie-path.",
+                written,
             )
         return Placed(
             self._route(host, normal, path_type, target), where, written, regex_by, like_regex and not regex_by

@@ -6,9 +6,17 @@ import pytest
 
 from tests.proxy.options import Options
 from tests.proxy.support import Client, Proxy, one_backend
-from tests.proxy.test_tls import trusting, with_tls
+from tests.proxy.test_tls import ROOT, with_tls
 
 NAME = "default.example"
+
+
+def trusting(*, verify: bool = True) -> ssl.SSLContext:
+    context = ssl.create_default_context(cadata=ROOT.pem.decode())
+    if not verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 async def connect(proxy: Proxy, server_name: str = NAME, **changes: object) -> Client:
