@@ -187,7 +187,7 @@ class _Memory:
 
         wanted: set[UpstreamKey] = set()  # upstreams that came or went
         hosts_changed = self._merge_hosts(dirty_hosts, wanted)
-        if dirty_hosts and (self._deriving or self._aliases or self._twins):
+        if dirty_hosts and (self._deriving or self._aliases or self._twins or ("derived", "") in self._verdicts):
             hosts_changed |= self._derive_hosts()
         if len(self._claimants) > 1 and (kinds is None or kinds & _BACKING or resolved_changed):
             catch_all_dirty = True  # who has endpoints decides
