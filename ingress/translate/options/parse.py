@@ -229,6 +229,9 @@ def _combined(value: Mapping[str, Any], base: ProxySettings) -> dict[str, Any]:
         line = max(line, first)
         changes["proxy.request_line_limit_bytes"] = changes["proxy.header_line_limit_bytes"] = line
         changes["proxy.header_total_limit_bytes"] = max(total, line)
+    buffered = _value_of(_ALL, "traffic.request_buffer_bytes")
+    if buffered is not _ABSENT and "client-body-buffer-size" in value:
+        changes["traffic.request_buffer_bytes"] = max(buffered, value["client-body-buffer-size"])
     for codec, switch in _CODECS.items():
         if value.get(switch):
             changes[f"compression.{codec}"] = _codec(value, codec)

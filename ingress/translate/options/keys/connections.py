@@ -160,7 +160,7 @@ KEYS = (
     no_effect("proxy-busy-buffers-size", "", "responses are streamed"),
     no_effect("proxy-max-temp-file-size", "1024m", "nothing is written to files"),
     no_effect("proxy-buffering", "off", "responses are streamed, and a slow client slows its endpoint down"),
-    no_effect("proxy-request-buffering", "on", "request bodies are streamed"),
+    same("proxy-request-buffering", "on", "traffic.request_buffering", values.switch, "off"),
     no_effect("proxy-headers-hash-max-size", "512", "there is no such table"),
     no_effect("proxy-headers-hash-bucket-size", "64", "there is no such table"),
     refused("proxy-http-version", "1.1", "endpoints are spoken to in HTTP/1.1", frozenset(("", "1.1"))),
