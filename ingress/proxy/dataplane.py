@@ -36,6 +36,7 @@ _log = logging.getLogger(__name__)
 _SWEEP_S = 0.25
 BACKLOG = 4096
 _ROOM = 32  # idle connections closed at once when there are too many
+_LOOK_AGAIN_S = 0.1
 _REFUSALS_LOGGED_S = 10.0  # at most one line in so long
 
 
@@ -82,7 +83,7 @@ class DataPlane:
         self.forwarder = Forwarder(settings, self.runtime, metrics, ErrorPages(), access_log, loop, clock)
         self._upstream = UpstreamContext(self.forwarder, settings, metrics, loop)
         self._access_log = access_log
-        self._refused_at = -_REFUSALS_LOGGED_S
+        self._refused_at = self._looked_at = -_REFUSALS_LOGGED_S
         if access_log is not None and self.common.log.template is not None:
             access_log.use(self.common.log.template)
         self._manager = web.Server(_unused, handler_cancellation=True, loop=loop)
@@ -194,12 +195,16 @@ class DataPlane:
 
     def _make_room(self) -> bool:
         """At the limit idle connections make room, as in nginx, a few at a time: there may be thousands to look at."""
+        now = self._clock()
+        if now - self._looked_at < _LOOK_AGAIN_S:
+            return False  # none was idle a moment ago: a flood must not make us look through all of them each time
         idle = itertools.islice((c for c in self.client_connections if c.idle and c.served), _ROOM)
         closed = 0
         for connection in idle:
             connection.close()
             closed += 1
-        now = self._clock()
+        if not closed:
+            self._looked_at = now
         if not closed and now - self._refused_at >= _REFUSALS_LOGGED_S:
             self._refused_at = now
             _log.warning(

@@ -38,6 +38,7 @@ from ingress.proxy.httpdate import http_date
 from ingress.proxy.link import IDEMPOTENT, LinkedRoute, Runtime, Snapshot, UpstreamRuntime
 from ingress.proxy.upstream import UpstreamConnection
 from ingress.routing.path import decoded_view, is_normal, normalize_path
+from ingress.routing.table import Route
 from ingress.routing.trie import PathIndex
 from ingress.tls.choice import Standing, standing
 
@@ -110,6 +111,10 @@ class RequestIds:
             text = os.urandom(16 * 256).hex().encode("ascii")
             pool.extend(text[i : i + 32] for i in range(0, len(text), 32))
         return pool.pop()
+
+
+def _name_of(route: Route) -> str:
+    return f"{route.namespace}-{route.service}-{route.port}"
 
 
 def _no_id() -> bytes:
@@ -841,5 +846,6 @@ class Forwarder:
                 request_id=exchange.request_id,
                 remote_user=exchange.remote_user,
                 extra=extra,
+                main_upstream=_name_of(route.main.route) if route is not None and route.main is not None else "",
             )
         )

@@ -129,7 +129,7 @@ def parse_annotations(
         return AnnotationPolicy(
             options.traffic,
             UpstreamAsk(options.load_balance, service_upstream=options.service_upstream),
-            fallback=fallback,
+            fallback=read_fallback(_Reader({}, report, ()), options),
         )
     reader = _Reader(found, report, context.parsers)
     given = frozenset(found)

@@ -15,8 +15,9 @@ _OURS = "ingress-nginx has no such option"
 
 
 def _codec(name: str, default: str, parse: Callable[[str], Any], example: str, note: str = "") -> Key:
-    """Several make one field: `parse.compression`."""
-    return same(name, default, "", parse, example, _BODIES, note, needs="compression")
+    """Several make one field."""
+    test = "tests/translate/test_option_keys.py::test_compression_is_made_of_several_options"
+    return same(name, default, "", parse, example, test, note)
 
 
 KEYS = (
