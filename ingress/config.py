@@ -87,6 +87,33 @@ class TLSSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ClientSettings:
+    """Who may say for whom it speaks (docs/client-address.md). Defaults are those of ingress-nginx: nobody is asked.
+
+    With all of `forwarded_headers`, `real_ip` and `proxy_protocol` off, a client is who connects.
+    """
+
+    forwarded_headers: bool = False  # believe X-Forwarded-For, -Proto, -Port and -Host of a trusted peer
+    full_forwarded_for: bool = False  # pass the whole X-Forwarded-For on, the peer appended
+    forwarded_for_header: str = "X-Forwarded-For"  # where a trusted peer names the client
+    real_ip: bool = False  # believe only `forwarded_for_header`
+    trusted_networks: tuple[str, ...] = ("0.0.0.0/0",)  # of the peers that are believed; CIDR
+    proxy_protocol: bool = False  # connections begin with a PROXY header
+    proxy_protocol_timeout_s: float = 5.0  # for that header
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSettings:
+    """Relayed connections (TCP services). Defaults are those of ingress-nginx."""
+
+    connect_timeout_s: float = 60.0  # for one endpoint
+    idle_timeout_s: float = 600.0  # without a byte either way
+    next_upstream: bool = True  # an endpoint that can't be connected to: try another one
+    next_upstream_timeout_s: float = 600.0  # for all attempts; 0: no limit
+    next_upstream_tries: int = 3  # including the first; 0: as many as there are endpoints
+
+
+@dataclass(frozen=True, slots=True)
 class ProxySettings:
     """Data plane options that hold before a route is known. Defaults are those of ingress-nginx.
 
@@ -110,6 +137,8 @@ class ProxySettings:
     drain_timeout_s: float = 240.0  # worker-shutdown-timeout
     access_log: bool = True
     tls: TLSSettings = TLSSettings()
+    client: ClientSettings = ClientSettings()
+    stream: StreamSettings = StreamSettings()
 
 
 @dataclass(frozen=True, slots=True)

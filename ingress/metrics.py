@@ -19,7 +19,7 @@ import time
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import msgspec
@@ -43,6 +43,9 @@ RouteLabels = tuple[str, str, str, str]
 
 UpstreamLabels = tuple[str, str]
 """(namespace, service)."""
+
+StreamLabels = tuple[str, str, str]
+"""(namespace, service, the port that clients connect to)."""
 
 UNMATCHED: RouteLabels = ("", "", "", "")
 
@@ -103,6 +106,26 @@ class UpstreamStats:
         )
 
 
+@dataclass(slots=True)
+class StreamStats:
+    """Counters of the connections that come in on one port and are relayed to one Service as they are."""
+
+    opened: int = 0
+    open: int = 0  # at the moment
+    refused: int = 0  # ended because no endpoint could be reached
+    received_bytes: int = 0  # from clients; counted when the connection ends, like the next
+    sent_bytes: int = 0
+
+    def __add__(self, other: "StreamStats") -> "StreamStats":
+        return StreamStats(
+            self.opened + other.opened,
+            self.open + other.open,
+            self.refused + other.refused,
+            self.received_bytes + other.received_bytes,
+            self.sent_bytes + other.sent_bytes,
+        )
+
+
 _K = TypeVar("_K")
 
 
@@ -130,6 +153,7 @@ class WorkerMetrics:
         "_monotonic",
         "_requests_in_flight",
         "_routes",
+        "_streams",
         "_table_at",
         "_table_id",
         "_upstreams",
@@ -153,6 +177,7 @@ class WorkerMetrics:
         self._monotonic = monotonic
         self._routes: dict[RouteLabels, RouteStats] = {}
         self._upstreams: dict[UpstreamLabels, UpstreamStats] = {}
+        self._streams: dict[StreamLabels, StreamStats] = {}
         self._table_id = ""
         self._table_at = 0.0
         self.connections_accepted = 0
@@ -178,6 +203,14 @@ class WorkerMetrics:
             stats = self._upstreams[labels] = UpstreamStats()
         return stats
 
+    def stream(self, namespace: str, service: str, port: int) -> StreamStats:
+        """The stats of connections to that port, made when first asked for."""
+        labels = (namespace, service, str(port))
+        stats = self._streams.get(labels)
+        if stats is None:
+            stats = self._streams[labels] = StreamStats()
+        return stats
+
     def table_applied(self, table_id: str) -> None:
         """Requests that start from now on are routed by this table."""
         self._table_id = table_id
@@ -198,6 +231,7 @@ class WorkerMetrics:
         return MetricsSnapshot(
             routes={labels: s for labels, s in self._routes.items() if s.statuses},
             upstreams={labels: s for labels, s in self._upstreams.items() if s.failures or s.retries or s.ejections},
+            streams={labels: s for labels, s in self._streams.items() if s.opened},
             connections_accepted=self.connections_accepted,
             upstream_connections_opened=self.upstream_connections_opened,
             upstream_connections_reused=self.upstream_connections_reused,
@@ -223,6 +257,7 @@ class MetricsSnapshot(msgspec.Struct, frozen=True):
     # counters
     routes: dict[RouteLabels, RouteStats] = {}
     upstreams: dict[UpstreamLabels, UpstreamStats] = {}
+    streams: dict[StreamLabels, StreamStats] = {}
     connections_accepted: int = 0
     upstream_connections_opened: int = 0
     upstream_connections_reused: int = 0
@@ -236,8 +271,9 @@ class MetricsSnapshot(msgspec.Struct, frozen=True):
 
     def without_gauges(self) -> "MetricsSnapshot":
         """What remains of a worker that is gone."""
+        streams = {labels: replace(stats, open=0) for labels, stats in self.streams.items()}
         return msgspec.structs.replace(
-            self, requests_in_flight=0, connections_open=0, tunnels_open=0, tables={}, table_age_s=0.0
+            self, streams=streams, requests_in_flight=0, connections_open=0, tunnels_open=0, tables={}, table_age_s=0.0
         )
 
 
@@ -256,16 +292,20 @@ def merge(snapshots: Iterable[MetricsSnapshot]) -> MetricsSnapshot:
     parts = tuple(snapshots)
     routes: dict[RouteLabels, RouteStats] = {}
     upstreams: dict[UpstreamLabels, UpstreamStats] = {}
+    streams: dict[StreamLabels, StreamStats] = {}
     tables: dict[str, int] = {}
     for part in parts:
         for route, stats in part.routes.items():
             routes[route] = routes[route] + stats if route in routes else stats
         for upstream, counts in part.upstreams.items():
             upstreams[upstream] = upstreams[upstream] + counts if upstream in upstreams else counts
+        for stream, flows in part.streams.items():
+            streams[stream] = streams[stream] + flows if stream in streams else flows
         tables = _sum(tables, part.tables)
     return MetricsSnapshot(
         routes=routes,
         upstreams=upstreams,
+        streams=streams,
         connections_accepted=sum(p.connections_accepted for p in parts),
         upstream_connections_opened=sum(p.upstream_connections_opened for p in parts),
         upstream_connections_reused=sum(p.upstream_connections_reused for p in parts),
@@ -389,6 +429,7 @@ CONTENT_TYPE_TEXT = "text/plain; version=0.0.4; charset=utf-8"
 CONTENT_TYPE_OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 _UPSTREAM = ("namespace", "service")
+_STREAM = ("namespace", "service", "port")
 _LE = (*(f'{bound}"}} ' for bound in BUCKET_BOUNDS_S), '+Inf"} ')  # end of a bucket line, up to its value
 
 
@@ -425,6 +466,7 @@ class MetricsCollector(Collector):
         yield from self._traffic()
         yield from self._upstreams()
         yield from self._connections()
+        yield from self._streams()
         yield from self._table()
         yield from self._controller()
 
@@ -483,6 +525,22 @@ class MetricsCollector(Collector):
             "Access log lines dropped because their reader was too slow.",
             snapshot.access_log_dropped,
         )
+
+    def _streams(self) -> Iterator[Metric]:
+        families: tuple[CounterMetricFamily | GaugeMetricFamily, ...] = (
+            CounterMetricFamily("aioingress_stream_connections", "Connections relayed as they are.", labels=_STREAM),
+            CounterMetricFamily(
+                "aioingress_stream_refused", "Of them, those that no endpoint could be found for.", labels=_STREAM
+            ),
+            CounterMetricFamily("aioingress_stream_received_bytes", "From clients; of ended ones.", labels=_STREAM),
+            CounterMetricFamily("aioingress_stream_sent_bytes", "To clients; of ended ones.", labels=_STREAM),
+            GaugeMetricFamily("aioingress_streams", "Relayed connections that are open.", labels=_STREAM),
+        )
+        for labels, counts in sorted(self._snapshot.streams.items()):
+            values = (counts.opened, counts.refused, counts.received_bytes, counts.sent_bytes, counts.open)
+            for family, value in zip(families, values, strict=True):
+                family.add_metric(labels, value)
+        yield from families
 
     def _table(self) -> Iterator[Metric]:
         facts, snapshot = self._facts, self._snapshot

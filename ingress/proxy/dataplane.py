@@ -20,6 +20,7 @@ from ingress.proxy.errorpages import ErrorPages
 from ingress.proxy.forward import Forwarder
 from ingress.proxy.link import Runtime, Snapshot
 from ingress.proxy.listener import ClientConnection
+from ingress.proxy.stream import StreamContext
 from ingress.proxy.upstream import Pool, UpstreamContext
 from ingress.routing.table import RoutingTable, TableDelta
 
@@ -53,6 +54,7 @@ class DataPlane:
         self.runtime = Runtime(metrics, services, self._open_pool)
         self.forwarder = Forwarder(settings, self.runtime, metrics, ErrorPages(), access_log, loop, clock)
         self._upstream = UpstreamContext(self.forwarder, settings, metrics, loop)
+        self.streams = StreamContext(self, metrics, access_log, loop, clock)
         self._manager = web.Server(_unused, handler_cancellation=True, loop=loop)
         self._listeners: list[tuple[asyncio.Server, socket.socket]] = []
         self._sweeper: asyncio.TimerHandle | None = None
@@ -137,6 +139,8 @@ class DataPlane:
             connection.sweep(now)
         for upstream_connection in tuple(self._upstream.connections):
             upstream_connection.sweep(now)
+        for stream in tuple(self.streams.connections):
+            stream.sweep(now)
         self.runtime.readmit(now)
 
     # ---- drain ---------------------------------------------------------------------------------------------------
@@ -187,6 +191,8 @@ class DataPlane:
         await self.stop_accepting(last=False)
         for connection in self.client_connections:
             connection.force_close()
+        for stream in tuple(self.streams.connections):
+            stream.abort()
         for upstream in self.runtime.upstreams.values():
             upstream.retire()
         for upstream_connection in tuple(self._upstream.connections):
