@@ -30,6 +30,7 @@ from ingress.proxy.link import Runtime, UpstreamRuntime
 
 _log = logging.getLogger(__name__)
 _HIGH_WATER_BYTES = 65536
+_LAST_BYTES_S = 30.0  # what an endpoint gets to take the rest after the client has gone properly
 _EARLY_BYTES = 16384  # read from a client before there is an endpoint (nginx: preread_buffer_size); then it waits
 
 
@@ -92,6 +93,7 @@ class StreamConnection(asyncio.Protocol):
         "_touched",
         "_unsent",
         "_upstream",
+        "_writing_paused",
         "transport",
     )
 
@@ -116,6 +118,7 @@ class StreamConnection(asyncio.Protocol):
         self._early_bytes = 0
         self._eof = False  # the client has sent all it will
         self._paused = False  # reading from the client
+        self._writing_paused = False  # the client is slower than the endpoint
         self._attempts: list[tuple[str, int]] = []  # endpoint and what came of it, as a status
         self._status = 200
         self._received = self._sent = 0
@@ -173,6 +176,8 @@ class StreamConnection(asyncio.Protocol):
         if peer is not None:
             if exc is None and self._eof and peer.eof:
                 peer.close()  # what is still in its buffer goes out
+                if peer.unsent():
+                    context.loop.call_later(_LAST_BYTES_S, peer.abort)
             else:
                 peer.abort()
         self._leave_endpoint()
@@ -184,11 +189,13 @@ class StreamConnection(asyncio.Protocol):
         context.host.connection_closed()
 
     def pause_writing(self) -> None:
+        self._writing_paused = True
         if self._peer is not None:
             self._peer.pause_reading()
 
     def resume_writing(self) -> None:
         self._touched = True
+        self._writing_paused = False
         if self._peer is not None:
             self._peer.resume_reading()
 
@@ -269,7 +276,10 @@ class StreamConnection(asyncio.Protocol):
             peer.transport.writelines(early)
         if self._eof:
             peer.write_eof()
-        self.resume_reading()
+        if self._writing_paused:
+            peer.pause_reading()  # it spoke first, and much
+        if not peer.writing_paused:
+            self.resume_reading()
 
     def _failed(self, upstream: UpstreamRuntime, state: EndpointState, reason: Reason, now: float) -> None:
         upstream.stats.failed(reason.name.lower())
@@ -387,13 +397,14 @@ class StreamConnection(asyncio.Protocol):
 class _EndpointSide(asyncio.Protocol):
     """The connection to the endpoint: hands everything to the client's side."""
 
-    __slots__ = ("_client", "_paused", "eof", "transport")
+    __slots__ = ("_client", "_paused", "eof", "transport", "writing_paused")
 
     def __init__(self, client: StreamConnection) -> None:
         self._client = client
         self.transport: asyncio.Transport | None = None
         self.eof = False  # the endpoint has sent all it will
         self._paused = False
+        self.writing_paused = False  # it is slower than the client
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport = cast(asyncio.Transport, transport)
@@ -412,9 +423,11 @@ class _EndpointSide(asyncio.Protocol):
         self._client.peer_lost(exc)
 
     def pause_writing(self) -> None:
+        self.writing_paused = True
         self._client.pause_reading()
 
     def resume_writing(self) -> None:
+        self.writing_paused = False
         self._client.resume_reading()
 
     def pause_reading(self) -> None:
