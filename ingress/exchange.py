@@ -203,14 +203,14 @@ class Exchange:
         self.downstream = downstream
         self.client_address = client_address
         self.scheme = scheme
-        self.forwarded = forwarded  # header block about the client's connection, the same for all its requests
+        self.forwarded = forwarded  # header block about who the client is, for the endpoint
         self.method = method
         self.target = target  # as received
         self.path = b"/"  # normalised
         self.query = b""  # with its question mark
         self.version = 11  # 10, 11, 20
-        self.authority = b""  # Host as received, or :authority
-        self.host = b""  # lower case, without port
+        self.authority = b""  # Host as received, or :authority; X-Forwarded-Host of a trusted peer
+        self.host = b""  # lower case, without port: what the route was chosen by. Before that: Host as received, where `authority` isn't
         self.upstream_authority = b""  # Host for the endpoint, where it isn't the client's
         self.fields: FieldPieces = [] if fields is None else fields  # end-to-end request fields
         self.trailers: Sequence[Field] = ()

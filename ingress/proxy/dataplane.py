@@ -6,7 +6,7 @@ import logging
 import random
 import socket
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import cast
 
 from aiohttp import web
@@ -16,11 +16,15 @@ from ingress.balancing.base import EndpointState
 from ingress.config import ProxySettings
 from ingress.metrics import WorkerMetrics
 from ingress.middleware.base import Services
+from ingress.proxy.client_address import ClientRules
 from ingress.proxy.errorpages import ErrorPages
 from ingress.proxy.forward import Forwarder
+from ingress.proxy.header_reader import HeaderReader, HeaderReaders
 from ingress.proxy.link import Runtime, Snapshot
 from ingress.proxy.listener import ClientConnection
+from ingress.proxy.proxy_protocol import ProxyHeader
 from ingress.proxy.stream import StreamContext
+from ingress.proxy.stream_ports import StreamPorts
 from ingress.proxy.upstream import Pool, UpstreamContext
 from ingress.routing.table import RoutingTable, TableDelta
 
@@ -45,6 +49,7 @@ class DataPlane:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.settings = self._started_with = settings
+        self.clients = ClientRules(settings.client)
         self.draining = False
         self._loop = loop
         self._clock = clock
@@ -54,7 +59,10 @@ class DataPlane:
         self.runtime = Runtime(metrics, services, self._open_pool)
         self.forwarder = Forwarder(settings, self.runtime, metrics, ErrorPages(), access_log, loop, clock)
         self._upstream = UpstreamContext(self.forwarder, settings, metrics, loop)
+        self.headers = HeaderReaders(self, loop, clock)
         self.streams = StreamContext(self, metrics, access_log, loop, clock)
+        self.ports = StreamPorts(self, self.streams, self.headers, metrics, lambda failed: self.on_ports_failed(failed))
+        self.on_ports_failed: Callable[[Mapping[int, str]], None] = lambda _: None
         self._manager = web.Server(_unused, handler_cancellation=True, loop=loop)
         self._listeners: list[tuple[asyncio.Server, socket.socket]] = []
         self._sweeper: asyncio.TimerHandle | None = None
@@ -85,8 +93,10 @@ class DataPlane:
         table = snapshot.table
         settings = table.settings or self._started_with
         if settings != self.settings:  # new connections are accepted with them
+            self.clients = ClientRules(settings.client)
             self.settings = self.forwarder.settings = self._upstream.settings = settings
         self.forwarder.snapshot = snapshot
+        self.ports.apply(table.tcp_services)
         self._metrics.table_applied(table.id)
 
     def settle_memory(self) -> None:
@@ -103,12 +113,19 @@ class DataPlane:
             own.setblocking(False)
             server = await self._loop.create_server(self.accept, sock=own.dup(), backlog=BACKLOG)
             self._listeners.append((server, own))
+        self.ports.listen_on(str(host) for host, _ in self.addresses)
         if self._sweeper is None:
             self._sweeper = self._loop.call_later(_SWEEP_S, self._sweep)
 
-    def accept(self) -> ClientConnection:
+    def accept(self) -> asyncio.Protocol:
         """The protocol for one more connection."""
+        clients = self.clients
+        if clients.proxy_header:
+            return HeaderReader(self.headers, clients.proxy_header_timeout_s, self._announced)
         return ClientConnection(self, self._manager, self._loop)
+
+    def _announced(self, transport: asyncio.Transport, header: ProxyHeader) -> ClientConnection:
+        return ClientConnection(self, self._manager, self._loop, header)
 
     @property
     def addresses(self) -> Sequence[tuple[str, int]]:
@@ -124,8 +141,14 @@ class DataPlane:
         self._metrics.connections_open += 1
 
     def connection_closed(self) -> None:
-        self.connections -= 1
         self._metrics.connections_open -= 1
+        self.connection_over()
+
+    def connection_waiting(self) -> None:
+        self.connections += 1
+
+    def connection_over(self) -> None:
+        self.connections -= 1
         if not self.connections:
             self._empty.set()
 
@@ -160,6 +183,7 @@ class DataPlane:
             if last:
                 await self._accept_queued(sock)
             sock.close()
+        await self.ports.stop()
 
     async def _accept_queued(self, sock: socket.socket) -> None:
         while True:
@@ -193,6 +217,8 @@ class DataPlane:
             connection.force_close()
         for stream in tuple(self.streams.connections):
             stream.abort()
+        for waiting in tuple(self.headers.waiting):
+            waiting.abort()
         for upstream in self.runtime.upstreams.values():
             upstream.retire()
         for upstream_connection in tuple(self._upstream.connections):

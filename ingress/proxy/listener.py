@@ -30,14 +30,15 @@ from ingress.exchange import (
     Field,
     FieldPieces,
 )
+from ingress.proxy.client_address import NO_HOP, ClientResolver, ClientRules
 from ingress.proxy.forward import Forwarder
 from ingress.proxy.http1 import (
     STATUS_LINES,
     clean_reason,
-    forwarded_block,
     last_chunk,
     response_start,
 )
+from ingress.proxy.proxy_protocol import ProxyHeader
 from ingress.proxy.reader import PIPELINE, PIPELINE_LIMIT, SLICE, RequestReader
 from ingress.proxy.upstream import UpstreamConnection
 
@@ -65,6 +66,7 @@ class ConnectionHost(Protocol):
     """What a connection needs of the data plane it belongs to."""
 
     settings: ProxySettings
+    clients: ClientRules
     forwarder: Forwarder
     draining: bool
 
@@ -94,6 +96,8 @@ class ClientConnection(RequestReader, RequestHandler):
         "_forwarder_host",
         "_half_closed",
         "_head_timer",
+        "_header",
+        "_hop",
         "_in_head",
         "_lingering_until",
         "_out",
@@ -101,7 +105,9 @@ class ClientConnection(RequestReader, RequestHandler):
         "_pending",
         "_read_pauses",
         "_requests",
+        "_resolver",
         "_resumed",
+        "_scheme",
         "_seen",
         "_settings",
         "_slice",
@@ -117,7 +123,13 @@ class ClientConnection(RequestReader, RequestHandler):
         "_writing_paused",
     )
 
-    def __init__(self, host: ConnectionHost, manager: "Server", loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        host: ConnectionHost,
+        manager: "Server",
+        loop: asyncio.AbstractEventLoop,
+        header: ProxyHeader | None = None,  # that the connection began with
+    ) -> None:
         super().__init__(manager, loop=loop, access_log=None, auto_decompress=False, tcp_keepalive=True)  # type: ignore[arg-type]
         self._forwarder_host = host
         self._forwarder = host.forwarder
@@ -128,7 +140,11 @@ class ClientConnection(RequestReader, RequestHandler):
         )
         self._unchecked_pieces = 4 * settings.header_count_limit
         self._wire: httptools.HttpRequestParser | None = httptools.HttpRequestParser(self)
+        self._header = header
+        self._hop = NO_HOP
+        self._resolver: ClientResolver | None = None
         self._address = ""
+        self._scheme = b"http"
         self._forwarded = b""
         # parsing
         self._in_head = False
@@ -172,10 +188,14 @@ class ClientConnection(RequestReader, RequestHandler):
         manager = self._manager
         assert manager is not None
         manager.connection_made(self, transport)
-        peer = transport.get_extra_info("peername")
+        peer = client_address(transport.get_extra_info("peername"))
         local = transport.get_extra_info("sockname")
-        self._address = client_address(peer)
-        self._forwarded = forwarded_block(self._address, local[1] if local else 0, "http")
+        clients = self._forwarder_host.clients
+        hop = self._hop = clients.hop(peer, local[1] if local else 0, "http", self._header)
+        self._resolver = clients.resolver(hop)
+        self._address = hop.address
+        self._scheme = hop.scheme.encode("ascii")
+        self._forwarded = hop.forwarded
         self._forwarder_host.connection_opened()
 
     def connection_lost(self, exc: BaseException | None) -> None:

@@ -25,6 +25,7 @@ from ingress.exchange import (
     iter_fields,
     without_fields,
 )
+from ingress.proxy.client_address import ClientResolver, Hop
 from ingress.proxy.forward import Forwarder
 from ingress.proxy.http1 import (
     CONNECTION,
@@ -70,8 +71,11 @@ class RequestReader:
 
     _settings: ProxySettings
     _forwarder: Forwarder
-    _address: str
-    _forwarded: bytes
+    _address: str  # of the hop
+    _forwarded: bytes  # of the hop
+    _hop: Hop
+    _resolver: ClientResolver | None  # who says what a request of this connection is to be taken for; None: the hop
+    _scheme: bytes
     _wire: httptools.HttpRequestParser | None
     _in_head: bool
     _at_start: bool  # no request has begun before this segment
@@ -184,7 +188,7 @@ class RequestReader:
         exchange = Exchange(
             self,  # type: ignore[arg-type]  # the other half is Downstream
             self._address,
-            b"http",
+            self._scheme,
             self._forwarded,
             method,
             uri,
@@ -250,6 +254,9 @@ class RequestReader:
             self._check_limits(exchange, special)
         if _HASH in uri:
             raise Refused(Reason.BAD_REQUEST)
+        if self._resolver is not None:
+            told = [(name, value) for _, name, value in special]
+            self._resolver.settle(exchange, self._hop, told, fields)
         exchange.body_complete = exchange.body_framing == NO_BODY
         self._pending.append(exchange)
         if (
@@ -341,7 +348,7 @@ class RequestReader:
                 else:
                     self._forwarder.request_refused(exchange, reason)
             return
-        refused = Exchange(self, self._address, b"http", self._forwarded)  # type: ignore[arg-type]  # the other half is Downstream
+        refused = Exchange(self, self._address, self._scheme, self._forwarded)  # type: ignore[arg-type]  # the other half is Downstream
         refused.error = reason
         refused.keep_alive = False
         refused.body_complete = True
