@@ -6,7 +6,7 @@ import logging
 import random
 import socket
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import cast
 
 from aiohttp import web
@@ -61,8 +61,7 @@ class DataPlane:
         self._upstream = UpstreamContext(self.forwarder, settings, metrics, loop)
         self.headers = HeaderReaders(self, loop, clock)
         self.streams = StreamContext(self, metrics, access_log, loop, clock)
-        self.ports = StreamPorts(self, self.streams, self.headers, metrics, lambda failed: self.on_ports_failed(failed))
-        self.on_ports_failed: Callable[[Mapping[int, str]], None] = lambda _: None
+        self.ports = StreamPorts(self, self.streams, self.headers, metrics)
         self._manager = web.Server(_unused, handler_cancellation=True, loop=loop)
         self._listeners: list[tuple[asyncio.Server, socket.socket]] = []
         self._sweeper: asyncio.TimerHandle | None = None

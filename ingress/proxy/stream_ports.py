@@ -41,7 +41,7 @@ class _Port:
 
 
 class StreamPorts:
-    """All of one worker. `report` is told all ports that can't be had, with the reason, whenever that changes."""
+    """All of one worker. Whoever sets `report` is told all ports that can't be had, with the reason, whenever that changes."""
 
     def __init__(
         self,
@@ -49,13 +49,12 @@ class StreamPorts:
         streams: StreamContext,
         headers: HeaderReaders,
         metrics: WorkerMetrics,
-        report: Callable[[Mapping[int, str]], None],
     ) -> None:
         self._host = host
         self._streams = streams
         self._headers = headers
         self._metrics = metrics
-        self._report = report
+        self.report: Callable[[Mapping[int, str]], None] = _nobody
         self._addresses: tuple[str, ...] = ()  # empty: not listening yet, or no more
         self._services: Mapping[int, TCPService] = {}
         self._open: dict[int, _Port] = {}
@@ -98,7 +97,7 @@ class StreamPorts:
                 _log.info("port %d: open for %s", port, self._services[port].upstream)
         if failures != self._failures:
             self._failures = failures
-            self._report(failures)
+            self.report(failures)
         if self._retry is not None:
             self._retry.cancel()
         self._retry = self._streams.loop.call_later(_RETRY_S, self._bind_all) if failures else None
@@ -189,6 +188,10 @@ class _Accepted(asyncio.Protocol):
             return
         transport.set_protocol(protocol)
         protocol.connection_made(transport)
+
+
+def _nobody(failures: Mapping[int, str]) -> None:
+    """Told nothing."""
 
 
 def _widest(addresses: Iterable[str]) -> tuple[str, ...]:
