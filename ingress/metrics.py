@@ -126,6 +126,27 @@ class StreamStats:
         )
 
 
+@dataclass(slots=True)
+class Tally:
+    """One counter of a feature; who counts holds it and adds to `value`."""
+
+    value: float = 0
+
+
+TallyLabels = tuple[str, ...]
+"""Name of a family in `TALLIES`, then the values of its labels."""
+
+TALLIES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "aioingress_middleware_calls": ("Calls of a user middleware's hooks.", ("middleware", "hook")),
+    "aioingress_middleware_failures": (
+        "Calls of a user middleware's hooks that failed, by reason: error, timeout, slow, tripped.",
+        ("middleware", "hook", "reason"),
+    ),
+    "aioingress_middleware_seconds": ("Time that a user middleware's hooks took.", ("middleware", "hook")),
+}
+"""Counters of features: help text and labels by name (without `_total`). A label's values must not be the client's to choose."""
+
+
 _K = TypeVar("_K")
 
 
@@ -156,6 +177,7 @@ class WorkerMetrics:
         "_streams",
         "_table_at",
         "_table_id",
+        "_tallies",
         "_upstreams",
         "connections_accepted",
         "connections_open",
@@ -178,6 +200,7 @@ class WorkerMetrics:
         self._routes: dict[RouteLabels, RouteStats] = {}
         self._upstreams: dict[UpstreamLabels, UpstreamStats] = {}
         self._streams: dict[StreamLabels, StreamStats] = {}
+        self._tallies: dict[TallyLabels, Tally] = {}
         self._table_id = ""
         self._table_at = 0.0
         self.connections_accepted = 0
@@ -211,6 +234,16 @@ class WorkerMetrics:
             stats = self._streams[labels] = StreamStats()
         return stats
 
+    def tally(self, name: str, *labels: str) -> Tally:
+        """The counter of that family (`TALLIES`) and label values, made when first asked for. Called when something is bound, not per request."""
+        if len(labels) != len(TALLIES[name][1]):
+            raise ValueError(f"{name} has the labels {TALLIES[name][1]}, not {labels}")
+        key = (name, *labels)
+        tally = self._tallies.get(key)
+        if tally is None:
+            tally = self._tallies[key] = Tally()
+        return tally
+
     def table_applied(self, table_id: str) -> None:
         """Requests that start from now on are routed by this table."""
         self._table_id = table_id
@@ -232,6 +265,7 @@ class WorkerMetrics:
             routes={labels: s for labels, s in self._routes.items() if s.statuses},
             upstreams={labels: s for labels, s in self._upstreams.items() if s.failures or s.retries or s.ejections},
             streams={labels: s for labels, s in self._streams.items() if s.opened},
+            tallies={labels: tally.value for labels, tally in self._tallies.items() if tally.value},
             connections_accepted=self.connections_accepted,
             upstream_connections_opened=self.upstream_connections_opened,
             upstream_connections_reused=self.upstream_connections_reused,
@@ -258,6 +292,7 @@ class MetricsSnapshot(msgspec.Struct, frozen=True):
     routes: dict[RouteLabels, RouteStats] = {}
     upstreams: dict[UpstreamLabels, UpstreamStats] = {}
     streams: dict[StreamLabels, StreamStats] = {}
+    tallies: dict[TallyLabels, float] = {}
     connections_accepted: int = 0
     upstream_connections_opened: int = 0
     upstream_connections_reused: int = 0
@@ -294,6 +329,7 @@ def merge(snapshots: Iterable[MetricsSnapshot]) -> MetricsSnapshot:
     upstreams: dict[UpstreamLabels, UpstreamStats] = {}
     streams: dict[StreamLabels, StreamStats] = {}
     tables: dict[str, int] = {}
+    tallies: dict[TallyLabels, float] = {}
     for part in parts:
         for route, stats in part.routes.items():
             routes[route] = routes[route] + stats if route in routes else stats
@@ -302,10 +338,13 @@ def merge(snapshots: Iterable[MetricsSnapshot]) -> MetricsSnapshot:
         for stream, flows in part.streams.items():
             streams[stream] = streams[stream] + flows if stream in streams else flows
         tables = _sum(tables, part.tables)
+        for labels, value in part.tallies.items():
+            tallies[labels] = tallies.get(labels, 0) + value
     return MetricsSnapshot(
         routes=routes,
         upstreams=upstreams,
         streams=streams,
+        tallies=tallies,
         connections_accepted=sum(p.connections_accepted for p in parts),
         upstream_connections_opened=sum(p.upstream_connections_opened for p in parts),
         upstream_connections_reused=sum(p.upstream_connections_reused for p in parts),
@@ -465,6 +504,7 @@ class MetricsCollector(Collector):
         )
         yield from self._traffic()
         yield from self._upstreams()
+        yield from self._features()
         yield from self._connections()
         yield from self._streams()
         yield from self._table()
@@ -509,6 +549,13 @@ class MetricsCollector(Collector):
             "Requests sent on a connection that had served one before.",
             self._snapshot.upstream_connections_reused,
         )
+
+    def _features(self) -> Iterator[Metric]:
+        for name, (text, labels) in TALLIES.items():
+            family = CounterMetricFamily(name, text, labels=labels)
+            for (_, *values), value in sorted(x for x in self._snapshot.tallies.items() if x[0][0] == name):
+                family.add_metric(values, value)
+            yield family
 
     def _connections(self) -> Iterator[Metric]:
         snapshot = self._snapshot

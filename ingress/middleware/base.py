@@ -67,6 +67,20 @@ class Reader(Protocol):
     def config_map(self, name: str, reference: str) -> Any: ...
 
 
+class Tally(Protocol):
+    """A counter (`metrics.Tally`, which this layer doesn't know)."""
+
+    value: float
+
+
+class _Unseen:
+    value: float = 0
+
+
+def _unseen_tally(name: str, *labels: str) -> Tally:
+    return _Unseen()
+
+
 @dataclass(frozen=True, slots=True)
 class Services:
     """What a worker has to offer to hooks. One a worker."""
@@ -75,6 +89,7 @@ class Services:
     clock: Callable[[], float]  # monotonic seconds
     wall_clock: Callable[[], float]
     rng: Random
+    tally: Callable[..., Tally] = _unseen_tally  # metrics.WorkerMetrics.tally: a counter by family and label values
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,7 +55,7 @@ class DataPlane:
         self._clock = clock
         self._metrics = metrics
         self.connections = 0
-        services = Services(loop, clock, time.time, rng or random.Random())
+        services = Services(loop, clock, time.time, rng or random.Random(), metrics.tally)
         self.runtime = Runtime(metrics, services, self._open_pool)
         self.forwarder = Forwarder(settings, self.runtime, metrics, ErrorPages(), access_log, loop, clock)
         self._upstream = UpstreamContext(self.forwarder, settings, metrics, loop)
