@@ -353,7 +353,7 @@ def cli() -> None:
     "--tcp-services-configmap",
     type=CONFIG_MAP,
     show_envvar=True,
-    help="ConfigMap of TCP services. Accepted, but not served yet.",
+    help="ConfigMap of TCP services: ports that are relayed as they are, PORT: NAMESPACE/SERVICE:PORT[:PROXY][:PROXY].",
 )
 @click.option(
     "--default-ssl-certificate",
@@ -539,6 +539,8 @@ def serve(
             ),
             default_backend_service=default_backend_service,
             config_map=configmap,
+            tcp_services=tcp_services_configmap,
+            reserved_ports=frozenset(a.port for a in (*http_address, *https_address, *admin_address) if a.port),
             external_name_loopback=bool(manifests),
             external_name_enabled=not disable_svc_external_name,
         ),

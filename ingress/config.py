@@ -146,6 +146,8 @@ class TranslateSettings:
     classes: ClassSettings = field(default_factory=ClassSettings)
     default_backend_service: tuple[str, str] | None = None  # (namespace, name): its first port
     config_map: tuple[str, str] | None = None  # (namespace, name) of the options
+    tcp_services: tuple[str, str] | None = None  # (namespace, name) of the ConfigMap of ports
+    reserved_ports: frozenset[int] = frozenset()  # of the controller itself: no TCP service gets them
     annotation_prefixes: tuple[str, ...] = ("aioingress.io/", "nginx.ingress.kubernetes.io/")  # first wins
     external_name_loopback: bool = True  # standalone mode may point ExternalName at loopback; a cluster may not
     external_name_enabled: bool = True

@@ -212,17 +212,21 @@ class DataPlane:
             self._sweeper.cancel()
             self._sweeper = None
         await self.stop_accepting(last=False)
+        self.cut()
+        for upstream in self.runtime.upstreams.values():
+            upstream.retire()
+        for upstream_connection in tuple(self._upstream.connections):
+            upstream_connection.abort()
+        await asyncio.sleep(0)  # connection_lost of all of them
+
+    def cut(self) -> None:
+        """End every client's connection now."""
         for connection in self.client_connections:
             connection.force_close()
         for stream in tuple(self.streams.connections):
             stream.abort()
         for waiting in tuple(self.headers.waiting):
             waiting.abort()
-        for upstream in self.runtime.upstreams.values():
-            upstream.retire()
-        for upstream_connection in tuple(self._upstream.connections):
-            upstream_connection.abort()
-        await asyncio.sleep(0)  # connection_lost of all of them
 
 
 async def _unused(request: web.BaseRequest) -> web.StreamResponse:

@@ -9,7 +9,7 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ingress.accesslog import AccessLog
 from ingress.logs import setup_logging
@@ -28,6 +28,7 @@ from ingress.workers.channel import (
     Metrics,
     MetricsRequest,
     NeedTable,
+    Ports,
     ToWorker,
     worker_end,
 )
@@ -89,6 +90,7 @@ class Worker:
             access_log_dropped=(lambda: access_log.dropped) if access_log is not None else lambda: 0,
         )
         plane = self._plane = DataPlane(settings, metrics, access_log, asyncio.get_running_loop())
+        plane.ports.report = self._report_ports
 
     def _on_message(self, message: ToWorker) -> None:
         assert self._channel is not None
@@ -123,6 +125,10 @@ class Worker:
                 self._channel.send(Metrics(self._metrics.encode()))
             case Drain():
                 self._begin_drain(message)
+
+    def _report_ports(self, failures: Mapping[int, str]) -> None:
+        if self._channel is not None:
+            self._channel.send(Ports(dict(failures)))
 
     def _begin_drain(self, drain: Drain) -> None:
         assert self._drain is not None
