@@ -128,7 +128,9 @@ class Controller:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._store = Store(settings.hold_off_s, settings.hold_off_limit_s)
-        translate = dataclasses.replace(settings.translate, proxy=settings.proxy)
+        listeners = (*settings.http_addresses, *settings.https_addresses, *settings.admin_addresses)
+        ports = frozenset(address.port for address in listeners if address.port)
+        translate = dataclasses.replace(settings.translate, proxy=settings.proxy, reserved_ports=ports)
         self._compiler = Compiler(translate, registry.SPECS)
         self._resolver = ExternalNameResolver(self._store.set_resolved)
         self._source: Source | None = None

@@ -540,7 +540,6 @@ def serve(
             default_backend_service=default_backend_service,
             config_map=configmap,
             tcp_services=tcp_services_configmap,
-            reserved_ports=frozenset(a.port for a in (*http_address, *https_address, *admin_address) if a.port),
             external_name_loopback=bool(manifests),
             external_name_enabled=not disable_svc_external_name,
         ),

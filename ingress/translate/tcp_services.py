@@ -64,7 +64,7 @@ def build_tcp_services(settings: TranslateSettings, state: ClusterState) -> TCPF
     services: set[NamespacedName] = set()
     if found is None:
         report.warning(
-            "", VerdictReason.INVALID_OBJECT, "It does not exist: no port is open for TCP services.", str(ref)
+            "", VerdictReason.INVALID_FIELD, "It does not exist: no port is open for TCP services.", str(ref)
         )
     data = found.data or {} if found is not None else {}
     for key, value in sorted(data.items()):
