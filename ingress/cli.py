@@ -255,7 +255,7 @@ def cli() -> None:
     default=["0.0.0.0:8443"],
     show_default=True,
     show_envvar=True,
-    help="Listen for HTTPS here. Accepted, but not listened on yet: TLS is still to come. Repeatable.",
+    help="Listen for HTTPS here. Repeatable.",
 )
 @click.option(
     "--admin-address",
@@ -497,7 +497,7 @@ def serve(
         raise click.UsageError("--watch-namespace and --watch-namespace-selector: only one of them can choose")
     if election_ttl < _ELECTION_TTL_S:
         raise click.UsageError(f"--election-ttl {election_ttl:g}: at least {_ELECTION_TTL_S:g} seconds")
-    _check_listeners(http_address, admin_address)
+    _check_listeners(http_address, https_address, admin_address)
     kube = KubeSettings(
         kubeconfig=kubeconfig,
         context=context,
@@ -595,16 +595,17 @@ def demo(
     manifests: Path | None,
 ) -> int:
     """Run the controller on sample manifests with three echo backends, and print curl lines to try."""
-    _check_listeners(http_address, admin_address)
+    _check_listeners(http_address, (), admin_address)
     settings = Settings(http_addresses=http_address, https_addresses=(), admin_addresses=admin_address, workers=workers)
     from ingress.app import demo as run
 
     return run(settings, manifests)
 
 
-def _check_listeners(http: tuple[Address, ...], admin: tuple[Address, ...]) -> None:
+def _check_listeners(http: tuple[Address, ...], https: tuple[Address, ...], admin: tuple[Address, ...]) -> None:
     """Raise UsageError for two listeners on one port."""
-    named = [("--http-address", address) for address in http] + [("--admin-address", address) for address in admin]
+    flags = (("--http-address", http), ("--https-address", https), ("--admin-address", admin))
+    named = [(flag, address) for flag, addresses in flags for address in addresses]
     for (flag, address), (other_flag, other) in combinations(named, 2):
         if address.overlaps(other):
             raise click.UsageError(f"{flag} {address} and {other_flag} {other} overlap: each needs a port of its own")

@@ -84,6 +84,7 @@ class TLSSettings:
     session_timeout_s: float = 600.0
     reject_unknown_hosts: bool = False  # ssl-reject-handshake: no certificate for a name that no Ingress has
     handshake_timeout_s: float = 60.0  # nginx: client_header_timeout
+    alpn: tuple[str, ...] = ("http/1.1",)  # what is offered, best first
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,15 +92,17 @@ class Downstream(Protocol):
 class DirectResponse:
     """An answer without asking an endpoint. `body` None: the error page of the status, in the form that the client accepts.
 
-    Framing and `Date` are added; `fields` may have a Content-Type for a `body`.
+    Framing and `Date` are added; `fields` may have a Content-Type for a `body`. `message`: a fixed sentence for the error page, in place of
+    the one that its status has.
     """
 
-    __slots__ = ("body", "fields", "status")
+    __slots__ = ("body", "fields", "message", "status")
 
-    def __init__(self, status: int, fields: Iterable[Field] = (), body: bytes | None = None) -> None:
+    def __init__(self, status: int, fields: Iterable[Field] = (), body: bytes | None = None, message: str = "") -> None:
         self.status = status
         self.fields = tuple(fields)
         self.body = body
+        self.message = message
 
     def __repr__(self) -> str:
         return f"<DirectResponse {self.status}>"
@@ -246,7 +248,7 @@ class Exchange:
         self.response_bytes = 0  # of body
         self.finished = False
 
-        self.tls: Any = None  # proxy.tls.ConnectionInfo of a connection that came by TLS
+        self.tls: Any = None  # tls.transport.ConnectionInfo of a connection that came by TLS
         self.remote_user = b""  # who authenticated, for the access log
         self.notes: dict[str, Any] | None = None  # what hooks tell each other, by middleware
         self.cleanups: list[Callable[[], None]] | None = None

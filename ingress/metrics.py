@@ -143,6 +143,8 @@ TALLIES: dict[str, tuple[str, tuple[str, ...]]] = {
         ("middleware", "hook", "reason"),
     ),
     "aioingress_middleware_seconds": ("Time that a user middleware's hooks took.", ("middleware", "hook")),
+    "aioingress_tls_handshakes": ("TLS handshakes completed, in full or by resumption.", ("protocol", "outcome")),
+    "aioingress_tls_failures": ("TLS connections that came to no handshake.", ("reason",)),
 }
 """Counters of features: help text and labels by name (without `_total`). A label's values must not be the client's to choose."""
 
@@ -181,6 +183,7 @@ class WorkerMetrics:
         "_upstreams",
         "connections_accepted",
         "connections_open",
+        "tls_connections_open",
         "tunnels_open",
         "unmatched",
         "upstream_connections_opened",
@@ -205,6 +208,7 @@ class WorkerMetrics:
         self._table_at = 0.0
         self.connections_accepted = 0
         self.connections_open = 0  # client connections
+        self.tls_connections_open = 0  # a part of connections_open
         self.tunnels_open = 0  # upgraded connections, a part of connections_open
         self.upstream_connections_opened = 0
         self.upstream_connections_reused = 0  # requests sent on a connection that had served one before
@@ -272,6 +276,7 @@ class WorkerMetrics:
             access_log_dropped=self._access_log_dropped(),
             requests_in_flight=self._requests_in_flight(),
             connections_open=self.connections_open,
+            tls_connections_open=self.tls_connections_open,
             tunnels_open=self.tunnels_open,
             tables={self._table_id: 1} if self._table_id else {},
             table_age_s=self._monotonic() - self._table_at if self._table_id else 0.0,
@@ -300,6 +305,7 @@ class MetricsSnapshot(msgspec.Struct, frozen=True):
     # gauges
     requests_in_flight: int = 0
     connections_open: int = 0
+    tls_connections_open: int = 0
     tunnels_open: int = 0
     tables: dict[str, int] = {}
     table_age_s: float = 0.0
@@ -308,7 +314,14 @@ class MetricsSnapshot(msgspec.Struct, frozen=True):
         """What remains of a worker that is gone."""
         streams = {labels: replace(stats, open=0) for labels, stats in self.streams.items()}
         return msgspec.structs.replace(
-            self, streams=streams, requests_in_flight=0, connections_open=0, tunnels_open=0, tables={}, table_age_s=0.0
+            self,
+            streams=streams,
+            requests_in_flight=0,
+            connections_open=0,
+            tls_connections_open=0,
+            tunnels_open=0,
+            tables={},
+            table_age_s=0.0,
         )
 
 
@@ -351,6 +364,7 @@ def merge(snapshots: Iterable[MetricsSnapshot]) -> MetricsSnapshot:
         access_log_dropped=sum(p.access_log_dropped for p in parts),
         requests_in_flight=sum(p.requests_in_flight for p in parts),
         connections_open=sum(p.connections_open for p in parts),
+        tls_connections_open=sum(p.tls_connections_open for p in parts),
         tunnels_open=sum(p.tunnels_open for p in parts),
         tables=tables,
         table_age_s=max((p.table_age_s for p in parts), default=0.0),
@@ -566,6 +580,9 @@ class MetricsCollector(Collector):
             [(("active",), snapshot.connections_open)],
         )
         yield _counter("aioingress_connections_accepted", "Client connections accepted.", snapshot.connections_accepted)
+        yield _gauge(
+            "aioingress_tls_connections", "Open client connections that came by TLS.", snapshot.tls_connections_open
+        )
         yield _gauge("aioingress_tunnels", "Open connections that were upgraded (WebSocket).", snapshot.tunnels_open)
         yield _counter(
             "aioingress_access_log_dropped",

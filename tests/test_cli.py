@@ -373,6 +373,10 @@ BAD = [
         "ingress serve: --http-address 0.0.0.0:8080 and --admin-address 127.0.0.1:8080 overlap: each needs a port of its own;",
     ),
     (
+        ["serve", "--manifests", ".", "--http-address", ":8443"],
+        "ingress serve: --http-address 0.0.0.0:8443 and --https-address 0.0.0.0:8443 overlap: each needs a port of its own;",
+    ),
+    (
         ["demo", "--manifests", __file__],
         f"ingress demo: invalid value for '--manifests': Directory '{__file__}' is a file;",
     ),

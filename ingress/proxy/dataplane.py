@@ -16,17 +16,20 @@ from ingress.balancing.base import EndpointState
 from ingress.config import ProxySettings
 from ingress.metrics import WorkerMetrics
 from ingress.middleware.base import Services
+from ingress.proxy.accept import ListenerKind, Opening
 from ingress.proxy.client_address import ClientRules
 from ingress.proxy.errorpages import ErrorPages
 from ingress.proxy.forward import Forwarder
-from ingress.proxy.header_reader import HeaderReader, HeaderReaders
+from ingress.proxy.header_reader import HeaderReader, HeaderReaders, Successor
 from ingress.proxy.link import Runtime, Snapshot
-from ingress.proxy.listener import ClientConnection
+from ingress.proxy.listener import ClientConnection, MisplacedConnection, client_address
 from ingress.proxy.proxy_protocol import ProxyHeader
-from ingress.proxy.stream import StreamContext
+from ingress.proxy.stream import StreamConnection, StreamContext
 from ingress.proxy.stream_ports import StreamPorts
 from ingress.proxy.upstream import Pool, UpstreamContext
-from ingress.routing.table import RoutingTable, TableDelta
+from ingress.routing.table import RoutingTable, TableDelta, UpstreamKey
+from ingress.routing.tls import TLSHost
+from ingress.tls.contexts import Contexts
 
 _log = logging.getLogger(__name__)
 _SWEEP_S = 0.25
@@ -51,10 +54,12 @@ class DataPlane:
         self.settings = self._started_with = settings
         self.clients = ClientRules(settings.client)
         self.draining = False
-        self._loop = loop
+        self.loop = self._loop = loop
         self._clock = clock
-        self._metrics = metrics
+        self.metrics = self._metrics = metrics
         self.connections = 0
+        self.openings: set[Opening] = set()  # connections whose protocol isn't settled
+        self.contexts = Contexts(clock)
         services = Services(loop, clock, time.time, rng or random.Random(), metrics.tally)
         self.runtime = Runtime(metrics, services, self._open_pool)
         self.forwarder = Forwarder(settings, self.runtime, metrics, ErrorPages(), access_log, loop, clock)
@@ -63,7 +68,7 @@ class DataPlane:
         self.streams = StreamContext(self, metrics, access_log, loop, clock)
         self.ports = StreamPorts(self, self.streams, self.headers, metrics)
         self._manager = web.Server(_unused, handler_cancellation=True, loop=loop)
-        self._listeners: list[tuple[asyncio.Server, socket.socket]] = []
+        self._listeners: list[tuple[asyncio.Server, socket.socket, Callable[[], asyncio.Protocol]]] = []
         self._sweeper: asyncio.TimerHandle | None = None
         self._empty = asyncio.Event()
 
@@ -95,6 +100,7 @@ class DataPlane:
             self.clients = ClientRules(settings.client)
             self.settings = self.forwarder.settings = self._upstream.settings = settings
         self.forwarder.snapshot = snapshot
+        self.contexts.use(table, settings.tls)
         self.ports.apply(table.tcp_services)
         self._metrics.table_applied(table.id)
 
@@ -105,51 +111,84 @@ class DataPlane:
 
     # ---- listeners -----------------------------------------------------------------------------------------------
 
-    async def listen(self, sockets: Iterable[socket.socket]) -> None:
+    async def listen(self, sockets: Iterable[socket.socket], kind: ListenerKind = ListenerKind.HTTP) -> None:
         """Accept on bound sockets. Each is duplicated: closing here does not close the owner's copy."""
+        factory = self._factory(kind)
         for sock in sockets:
             own = sock.dup()
             own.setblocking(False)
-            server = await self._loop.create_server(self.accept, sock=own.dup(), backlog=BACKLOG)
-            self._listeners.append((server, own))
+            server = await self._loop.create_server(factory, sock=own.dup(), backlog=BACKLOG)
+            self._listeners.append((server, own, factory))
         self.ports.listen_on(str(host) for host, _ in self.addresses)
         if self._sweeper is None:
             self._sweeper = self._loop.call_later(_SWEEP_S, self._sweep)
 
-    def accept(self) -> asyncio.Protocol:
-        """The protocol for one more connection."""
-        clients = self.clients
-        if clients.proxy_header:
-            return HeaderReader(self.headers, clients.proxy_header_timeout_s, self._announced)
-        return ClientConnection(self, self._manager, self._loop)
+    def _factory(self, kind: ListenerKind) -> Callable[[], asyncio.Protocol]:
+        """Protocols for the connections of a listener. Whether they begin with a PROXY header may change at any time."""
+        first: Callable[[], asyncio.Protocol]
+        announced: Successor
+        match kind:
+            case ListenerKind.HTTP:
+                first, announced = self.accept, lambda _, header: self.accept(header)
+            case ListenerKind.HTTPS:
+                first, announced = lambda: Opening(self), lambda _, header: Opening(self, header)
 
-    def _announced(self, transport: asyncio.Transport, header: ProxyHeader) -> ClientConnection:
+        def accept() -> asyncio.Protocol:
+            clients = self.clients
+            if clients.proxy_header:
+                return HeaderReader(self.headers, clients.proxy_header_timeout_s, announced)
+            return first()
+
+        return accept
+
+    def accept(self, header: ProxyHeader | None = None) -> ClientConnection:
+        """The protocol for one more connection."""
         return ClientConnection(self, self._manager, self._loop, header)
+
+    def accept_misplaced(self, header: ProxyHeader | None = None) -> ClientConnection:
+        return MisplacedConnection(self, self._manager, self._loop, header)
+
+    def relay(
+        self, host: TLSHost, transport: asyncio.Transport, header: ProxyHeader | None = None
+    ) -> StreamConnection | None:
+        upstream = self.runtime.upstreams.get(UpstreamKey(host.passthrough))
+        if upstream is None or upstream.picker is None:
+            return None
+        local = transport.get_extra_info("sockname")
+        port = local[1] if local else 0
+        client = self.clients.hop(client_address(transport.get_extra_info("peername")), port, "", header).address
+        stats = self.metrics.stream(upstream.upstream.namespace, upstream.upstream.service, port)
+        return StreamConnection(self.streams, upstream, stats, client)
+
+    @property
+    def relays(self) -> set[StreamConnection]:
+        """Connections that are relayed as they are, those of TCP services too."""
+        return self.streams.connections
 
     @property
     def addresses(self) -> Sequence[tuple[str, int]]:
-        return [sock.getsockname()[:2] for _, sock in self._listeners]
+        return [sock.getsockname()[:2] for _, sock, _ in self._listeners]
 
     @property
     def client_connections(self) -> list[ClientConnection]:
         return cast(list[ClientConnection], self._manager.connections)
 
-    def connection_opened(self) -> None:
+    def connection_opened(self, tls: bool) -> None:
         self.connections += 1
+        if tls:
+            self._metrics.tls_connections_open += 1
         self._metrics.connections_accepted += 1
         self._metrics.connections_open += 1
 
-    def connection_closed(self) -> None:
-        self._metrics.connections_open -= 1
-        self.connection_over()
-
-    def connection_waiting(self) -> None:
-        self.connections += 1
-
-    def connection_over(self) -> None:
+    def connection_closed(self, tls: bool) -> None:
         self.connections -= 1
-        if not self.connections:
-            self._empty.set()
+        self._metrics.connections_open -= 1
+        if tls:
+            self._metrics.tls_connections_open -= 1
+        self._empty.set()
+
+    def opening_ended(self) -> None:
+        self._empty.set()
 
     # ---- time ----------------------------------------------------------------------------------------------------
 
@@ -161,6 +200,8 @@ class DataPlane:
             connection.sweep(now)
         for upstream_connection in tuple(self._upstream.connections):
             upstream_connection.sweep(now)
+        for opening in tuple(self.openings):
+            opening.sweep(now)
         for stream in tuple(self.streams.connections):
             stream.sweep(now)
         self.runtime.readmit(now)
@@ -176,34 +217,35 @@ class DataPlane:
         """Close the listeners. With `last` nobody else accepts on these sockets: what the kernel has queued is taken in first."""
         self._begin_drain()
         listeners, self._listeners = self._listeners, []
-        for server, _ in listeners:
+        for server, _, _ in listeners:
             server.close()
-        for _, sock in listeners:
+        for _, sock, factory in listeners:
             if last:
-                await self._accept_queued(sock)
+                await self._accept_queued(sock, factory)
             sock.close()
         await self.ports.stop()
 
-    async def _accept_queued(self, sock: socket.socket) -> None:
+    async def _accept_queued(self, sock: socket.socket, factory: Callable[[], asyncio.Protocol]) -> None:
         while True:
             try:
                 accepted, _ = sock.accept()
             except OSError:
                 return
             accepted.setblocking(False)
-            await self._loop.connect_accepted_socket(self.accept, accepted)
+            await self._loop.connect_accepted_socket(factory, accepted)
 
     async def drain(self, timeout_s: float) -> bool:
         """Let what is under way finish; idle connections are closed by the sweep. False when time was up and the rest was cut."""
         self._begin_drain()
         try:
             async with asyncio.timeout(timeout_s):
-                while self.connections:
+                while self.connections or self.openings or self.headers.waiting:
                     self._empty.clear()
                     await self._empty.wait()
             return True
         except TimeoutError:
-            _log.warning("drain: %d connections were still open after %g s", self.connections, timeout_s)
+            left = self.connections + len(self.openings) + len(self.headers.waiting)
+            _log.warning("drain: %d connections were still open after %g s", left, timeout_s)
             return False
 
     async def close(self) -> None:
@@ -223,6 +265,8 @@ class DataPlane:
         """End every client's connection now."""
         for connection in self.client_connections:
             connection.force_close()
+        for opening in tuple(self.openings):
+            opening.abort()
         for stream in tuple(self.streams.connections):
             stream.abort()
         for waiting in tuple(self.headers.waiting):

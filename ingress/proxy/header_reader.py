@@ -18,13 +18,10 @@ Successor = Callable[[asyncio.Transport, ProxyHeader], asyncio.Protocol]
 
 
 class HeaderHost(Protocol):
-    """What it needs of the data plane: connections under way, for the drain."""
+    """What it needs of the data plane."""
 
-    def connection_waiting(self) -> None:
-        """One that isn't anything yet."""
-
-    def connection_over(self) -> None:
-        """It is something now, or gone."""
+    def opening_ended(self) -> None:
+        """One that was waiting is something now, or gone."""
 
 
 class HeaderReaders:
@@ -64,7 +61,6 @@ class HeaderReader(asyncio.Protocol):
         shared = self._shared
         self._transport = cast(asyncio.Transport, transport)
         shared.waiting.add(self)
-        shared.host.connection_waiting()
         self._timer = shared.loop.call_later(self._timeout_s, self._close, "it did not come in time")
 
     def data_received(self, data: bytes) -> None:
@@ -111,4 +107,4 @@ class HeaderReader(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
         self._shared.waiting.discard(self)
-        self._shared.host.connection_over()
+        self._shared.host.opening_ended()

@@ -300,12 +300,13 @@ class LinkedRoute:
 class Snapshot:
     """Everything a request needs, reachable from one reference. `find` is the whole routing decision."""
 
-    __slots__ = ("_authorities", "hosts", "not_found", "table")
+    __slots__ = ("_authorities", "asks_certificates", "hosts", "not_found", "table")
     _AUTHORITY_CACHE = 8192
 
     def __init__(self, table: RoutingTable, hosts: HostIndex[LinkedRoute], not_found: LinkedRoute) -> None:
         self.table = table
         self.hosts = hosts
+        self.asks_certificates = any(host.client_auth is not None for host in table.tls_hosts.values())
         self.not_found = not_found  # the table's default backend, or the built-in 404
         self._authorities: dict[bytes, tuple[bytes, PathTrie[LinkedRoute] | None]] = {}
 

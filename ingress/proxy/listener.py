@@ -70,9 +70,9 @@ class ConnectionHost(Protocol):
     forwarder: Forwarder
     draining: bool
 
-    def connection_opened(self) -> None: ...
+    def connection_opened(self, tls: bool) -> None: ...
 
-    def connection_closed(self) -> None: ...
+    def connection_closed(self, tls: bool) -> None: ...
 
 
 class ClientConnection(RequestReader, RequestHandler):
@@ -112,6 +112,7 @@ class ClientConnection(RequestReader, RequestHandler):
         "_settings",
         "_slice",
         "_special",
+        "_tls",
         "_touched",
         "_tunnel",
         "_tunnel_exchange",
@@ -146,6 +147,7 @@ class ClientConnection(RequestReader, RequestHandler):
         self._address = ""
         self._scheme = b"http"
         self._forwarded = b""
+        self._tls: object | None = None  # tls.transport.ConnectionInfo of a connection that came by TLS
         # parsing
         self._in_head = False
         self._at_start = False  # no request has begun before this segment
@@ -190,13 +192,16 @@ class ClientConnection(RequestReader, RequestHandler):
         manager.connection_made(self, transport)
         peer = client_address(transport.get_extra_info("peername"))
         local = transport.get_extra_info("sockname")
+        self._tls = transport.get_extra_info("tls")
         clients = self._forwarder_host.clients
-        hop = self._hop = clients.hop(peer, local[1] if local else 0, "http", self._header)
+        # The port of the TLS listener is behind a Service, whose clients know 443, as in ingress-nginx.
+        port, scheme = (local[1] if local else 0, "http") if self._tls is None else (443, "https")
+        hop = self._hop = clients.hop(peer, port, scheme, self._header)
         self._resolver = clients.resolver(hop)
         self._address = hop.address
         self._scheme = hop.scheme.encode("ascii")
         self._forwarded = hop.forwarded
-        self._forwarder_host.connection_opened()
+        self._forwarder_host.connection_opened(self._tls is not None)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         manager, self._manager = self._manager, None
@@ -207,7 +212,7 @@ class ClientConnection(RequestReader, RequestHandler):
         self._wire = None  # it holds our bound methods: a cycle
         self._parser = None
         self._out.clear()
-        self._forwarder_host.connection_closed()
+        self._forwarder_host.connection_closed(self._tls is not None)
         if self._tunnel is not None:
             self._end_tunnel()
         exchange, self._active = self._active, None
@@ -626,6 +631,18 @@ class ClientConnection(RequestReader, RequestHandler):
 
     def __repr__(self) -> str:
         return f"<ClientConnection {self._address} requests={self._requests}>"
+
+
+class MisplacedConnection(ClientConnection):
+    """Plain HTTP on a TLS port: the first request is told so, and nothing else happens."""
+
+    __slots__ = ()
+
+    def _next(self) -> None:
+        exchange = self._pending[0]
+        if exchange.error is None:
+            exchange.error = Reason.PLAIN_HTTP
+        super()._next()
 
 
 _DRAIN_IDLE_S = 1.0  # while draining: a client that sends within this finds out by `Connection: close`, not by a reset

@@ -76,6 +76,7 @@ class RequestReader:
     _hop: Hop
     _resolver: ClientResolver | None  # who says what a request of this connection is to be taken for; None: the hop
     _scheme: bytes
+    _tls: object | None
     _wire: httptools.HttpRequestParser | None
     _in_head: bool
     _at_start: bool  # no request has begun before this segment
@@ -194,6 +195,7 @@ class RequestReader:
             uri,
             fields,
         )
+        exchange.tls = self._tls
         exchange.keep_alive = parser.should_keep_alive()
         # get_http_version() formats a string: look at the bytes where the head is all in this segment.
         at = len(method) + len(uri) + 2

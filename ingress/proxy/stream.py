@@ -40,9 +40,9 @@ class StreamHost(Protocol):
     settings: ProxySettings
     runtime: Runtime
 
-    def connection_opened(self) -> None: ...
+    def connection_opened(self, tls: bool) -> None: ...
 
-    def connection_closed(self) -> None: ...
+    def connection_closed(self, tls: bool) -> None: ...
 
 
 class StreamContext:
@@ -134,7 +134,7 @@ class StreamConnection(asyncio.Protocol):
         transport.set_write_buffer_limits(high=_HIGH_WATER_BYTES)
         context = self._context
         context.connections.add(self)
-        context.host.connection_opened()
+        context.host.connection_opened(False)
         self._stats.opened += 1
         self._stats.open += 1
         if self._upstream is None:
@@ -186,7 +186,7 @@ class StreamConnection(asyncio.Protocol):
         self._stats.received_bytes += self._received
         self._stats.sent_bytes += self._sent
         self._log()
-        context.host.connection_closed()
+        context.host.connection_closed(False)
 
     def pause_writing(self) -> None:
         self._writing_paused = True

@@ -68,7 +68,13 @@ class StreamPorts:
 
     def listen_on(self, addresses: Iterable[str]) -> None:
         """From now on, on these IPs: those that the other listeners have."""
-        self._addresses = _widest(addresses)
+        widest = _widest(addresses)
+        if widest == self._addresses:
+            return
+        opened, self._open = self._open, {}  # one more listener
+        for port in opened.values():
+            self._close(port)
+        self._addresses = widest
         self._bind_all()
 
     def apply(self, services: Mapping[int, TCPService]) -> None:

@@ -11,6 +11,7 @@ import msgspec
 
 from ingress.affinity.client_ip import Update
 from ingress.config import ProxySettings
+from ingress.proxy.accept import ListenerKind
 from ingress.routing.table import RoutingTable, TableDelta, UpstreamKey
 
 
@@ -21,6 +22,7 @@ class Hello(msgspec.Struct, frozen=True, tag=True):
     proxy: ProxySettings
     log_format: str
     log_level: str
+    listeners: tuple[ListenerKind, ...]  # what is spoken on each of the sockets that it was started with
 
 
 class FullTable(msgspec.Struct, frozen=True, tag=True):

@@ -16,6 +16,7 @@ from ingress.affinity.client_ip import ClientIPAffinity, Update
 from ingress.config import ProxySettings
 from ingress.metrics import MetricsAggregate, MetricsSnapshot, decode_snapshot
 from ingress.routing.table import AffinityMode, RoutingTable, UpstreamKey, diff_tables
+from ingress.workers import sockets
 from ingress.workers.channel import (
     Affinity,
     Applied,
@@ -33,6 +34,7 @@ from ingress.workers.channel import (
     controller_end,
     encode,
 )
+from ingress.workers.sockets import Listener
 
 _log = logging.getLogger(__name__)
 _HEALTHY_AFTER_S = 10.0  # a worker that lived this long is restarted at once
@@ -62,12 +64,12 @@ class _Process:
         self.port_failures: dict[int, str] = {}
         self._owner = owner
 
-    async def start(self, hello: Hello, sockets: Sequence[socket.socket]) -> None:
+    async def start(self, hello: Hello, listeners: Sequence[Listener]) -> None:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         loop = asyncio.get_running_loop()
         try:
-            fds = [theirs.fileno(), *(sock.fileno() for sock in sockets)]
+            fds = [theirs.fileno(), *(listener.socket.fileno() for listener in listeners)]
             self.process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
@@ -100,16 +102,17 @@ class Supervisor:
     """Keeps one process a slot serving by the published table."""
 
     def __init__(
-        self, settings: ProxySettings, sockets: Sequence[Sequence[socket.socket]], log_format: str, log_level: str
+        self, settings: ProxySettings, listeners: Sequence[Sequence[Listener]], log_format: str, log_level: str
     ) -> None:
-        self.wanted = len(sockets)
+        """`listeners`: those of each slot."""
+        self.wanted = len(listeners)
         self.restarts = 0
         self.acknowledged = 0
         self.on_acknowledged: Callable[[int], None] = _ignore
         self.on_port_failures: Callable[[], None] = _nobody
         self._generation = 0
         self._settings = settings
-        self._sockets = sockets
+        self._listeners = listeners
         self._log_format = log_format
         self._log_level = log_level
         self._table: RoutingTable | None = None
@@ -224,8 +227,10 @@ class Supervisor:
             process = _Process(slot, self)
             self._current[slot] = process
             self._processes.add(process)
-            hello = Hello(slot, self._settings, self._log_format, self._log_level)
-            await process.start(hello, self._sockets[slot])
+            listeners = self._listeners[slot]
+            kinds = tuple(listener.kind for listener in listeners)
+            hello = Hello(slot, self._settings, self._log_format, self._log_level, kinds)
+            await process.start(hello, listeners)
             self._started = True
             if self._stopping_now():
                 # Told to end while this one was being started: nobody could reach it, and it has accepted nothing yet.
@@ -278,9 +283,9 @@ class Supervisor:
         """Tell all workers to finish and wait for their end; what is left after the time (and some grace) is killed."""
         self._stopping = True
         self._ended.set()
-        for sockets in self._sockets:
-            for sock in sockets:
-                sock.close()  # the workers hold the last copies now and empty the queues before they close them
+        sockets.close(
+            self._listeners
+        )  # the workers hold the last copies now and empty the queues before they close them
         for process in self._processes:
             if process.channel is not None:
                 process.channel.send(Drain(last=True, timeout_s=timeout_s))

@@ -15,6 +15,7 @@ from ingress.accesslog import AccessLog
 from ingress.logs import setup_logging
 from ingress.loops import run
 from ingress.metrics import WorkerMetrics
+from ingress.proxy.accept import ListenerKind
 from ingress.proxy.dataplane import DataPlane
 from ingress.workers.channel import (
     Affinity,
@@ -43,6 +44,7 @@ class Worker:
 
     def __init__(self, sockets: Sequence[socket.socket]) -> None:
         self._sockets = sockets
+        self._kinds: Sequence[ListenerKind] = ()  # of the sockets
         self._channel: Channel | None = None
         self._plane: DataPlane | None = None
         self._metrics: WorkerMetrics | None = None
@@ -81,6 +83,7 @@ class Worker:
     def _start(self, hello: Hello) -> None:
         setup_logging(hello.log_format, hello.log_level, role=f"worker {hello.index}")
         settings = hello.proxy
+        self._kinds = hello.listeners
         access_log = self._access_log = AccessLog(hello.log_format) if settings.access_log else None
         if access_log is not None:
             access_log.start()
@@ -106,7 +109,7 @@ class Worker:
                     # Not before there is a table: the kernel queues connections meanwhile, so nobody sees a premature 404.
                     gc.set_threshold(20000, 20, 100)
                     plane.settle_memory()
-                    self._listening = asyncio.ensure_future(plane.listen(self._sockets))
+                    self._listening = asyncio.ensure_future(self._listen(plane))
                     self._listening.add_done_callback(_raise)
             case Delta(delta, generation):
                 assert plane is not None
@@ -129,6 +132,10 @@ class Worker:
     def _report_ports(self, failures: Mapping[int, str]) -> None:
         if self._channel is not None:
             self._channel.send(Ports(dict(failures)))
+
+    async def _listen(self, plane: DataPlane) -> None:
+        for kind, sock in zip(self._kinds, self._sockets, strict=True):
+            await plane.listen((sock,), kind)
 
     def _begin_drain(self, drain: Drain) -> None:
         assert self._drain is not None
