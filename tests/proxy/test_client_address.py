@@ -1,7 +1,11 @@
 """Who a request is taken to come from: the decision alone, then what endpoints, hashes and the log see of it."""
 
+import asyncio
 import dataclasses
+import socket
+import ssl
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,8 +15,11 @@ from ingress.proxy.client_address import ClientRules, Hop, client_of, is_host, p
 from ingress.proxy.proxy_protocol import NOBODY, ProxyHeader
 from ingress.routing.networks import Networks
 from ingress.routing.table import Balancing, HashPart, HashVariable, LoadBalance, RoutingTable
-from tests.proxy.support import Proxy, Request, one_backend, routes, until
+from ingress.routing.tls import HostPattern, TLSHost
+from tests.proxy.support import Backend, BackendConnection, Client, Proxy, Request, one_backend, routes, table, until
+from tests.tls.support import root
 
+ROOT = root()
 EVERYBODY = ("0.0.0.0/0", "::/0")
 FRONTS = Networks(["10.0.0.0/8", "2001:db8:f::/48", "127.0.0.1"])
 
@@ -415,3 +422,77 @@ async def test_switched_on_and_off_while_serving() -> None:
         assert [r.value("x-real-ip") for r in backend.requests] == [
             *(b"127.0.0.1", b"192.0.2.1", b"127.0.0.1", b"127.0.0.1")
         ]
+
+
+# ---- PROXY headers in front of TLS --------------------------------------------------------------------------------
+
+
+async def connect_tls(proxy: Proxy, header: bytes) -> Client:
+    sock = socket.socket()
+    sock.setblocking(False)
+    await proxy.loop.sock_connect(sock, ("127.0.0.1", proxy.tls_port))
+    await proxy.loop.sock_sendall(sock, header)
+    context = ssl.create_default_context(cadata=ROOT.pem.decode())
+    client = Client(*await asyncio.open_connection(sock=sock, ssl=context, server_hostname="a.example"))
+    proxy.clients.append(client)
+    return client
+
+
+def over_tls(backend: Backend) -> RoutingTable:
+    certificate = ROOT.sign("a", ["a.example"]).for_table()
+    return msgspec.structs.replace(
+        table([backend]), certificates={certificate.key: certificate}, default_certificate=certificate.key
+    )
+
+
+async def test_header_in_front_of_tls() -> None:
+    """ingress-nginx: "should enable PROXY Protocol for HTTPS"."""
+    async with Proxy(client=PROXY) as proxy:
+        backend = await proxy.backend()
+        proxy.plane.swap(over_tls(backend))
+        client = await connect_tls(proxy, b"PROXY TCP4 192.168.0.1 192.168.0.11 56324 1234\r\n")
+        assert (await client.get("/", "a.example")).status == 200
+        fields = about_the_client(backend.requests[0])
+        assert (fields["x-forwarded-port"], fields["x-forwarded-proto"], fields["x-scheme"]) == (
+            *(b"1234", b"https", b"https"),
+        )
+        assert fields["x-forwarded-for"] == b"192.168.0.1"
+
+
+async def test_forwarded_headers_over_tls() -> None:
+    async with Proxy(client=TRUSTING) as proxy:
+        backend = await proxy.backend()
+        proxy.plane.swap(over_tls(backend))
+        client = await connect_tls(proxy, b"")
+        assert (await client.get("/", "a.example", "X-Forwarded-For: 1.2.3.4")).status == 200
+        assert (await client.get("/", "a.example", "X-Forwarded-Proto: http")).status == 200
+        first, second = map(about_the_client, backend.requests)
+        # The Service's port, not the container's: as ingress-nginx has it.
+        assert (first["x-forwarded-port"], first["x-forwarded-proto"], first["x-real-ip"]) == (
+            *(b"443", b"https", b"1.2.3.4"),
+        )
+        assert second["x-forwarded-proto"] == b"http"
+
+
+async def test_tls_without_the_header() -> None:
+    async with Proxy(client=PROXY) as proxy:
+        proxy.plane.swap(over_tls(await proxy.backend()))
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            await connect_tls(proxy, b"")
+
+
+async def test_header_in_front_of_what_is_passed_through() -> None:
+    async def script(connection: BackendConnection) -> None:
+        await connection.send(await connection.reader.read(5))
+
+    async with Proxy(client=PROXY) as proxy:
+        backend = await proxy.backend(script)
+        made = table([backend])
+        (key,) = made.upstreams
+        host = TLSHost(HostPattern("a.example"), passthrough=key)
+        proxy.plane.swap(msgspec.structs.replace(made, tls_hosts={host.host: host}))
+        with pytest.raises((ssl.SSLError, ConnectionError)):  # the endpoint speaks no TLS: it sends back what it got
+            await connect_tls(proxy, b"PROXY TCP4 192.168.0.1 192.168.0.11 56324 443\r\n")
+        await until(lambda: proxy.log.records, "logged")
+        (record,) = proxy.log.records
+        assert (record.remote_addr, record.version, record.body_bytes_sent) == ("192.168.0.1", b"TCP", 5)
