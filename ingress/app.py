@@ -32,7 +32,7 @@ from ingress.files.source import FilesSource
 from ingress.kube.cluster import Cluster
 from ingress.logs import VerdictLog, setup_logging
 from ingress.metrics import ClusterFacts, ControllerFacts, SourceFacts, TableCounts, count_table, count_verdicts
-from ingress.middleware import registry
+from ingress.middleware import loader, registry
 from ingress.model import ConfigMap, KubernetesObject, ObjectRef
 from ingress.proxy.accept import ListenerKind
 from ingress.resolver import ExternalNameResolver
@@ -173,6 +173,7 @@ class Controller:
             for number in _SIGNALS:  # first: whoever sees a port open may signal
                 loop.add_signal_handler(number, self.stop)
                 ending.callback(loop.remove_signal_handler, number)
+            loader.install(map(Path, settings.proxy.middleware_paths))
             self._source = await self._connect()
             ending.push_async_callback(self._source.close)
             bound = sockets.bind_all(

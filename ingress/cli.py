@@ -449,6 +449,21 @@ def cli() -> None:
     show_envvar=True,
     help="Then wait so long for requests and tunnels under way before closing them.",
 )
+@click.option(
+    "--middleware-path",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="PATH",
+    show_envvar=True,
+    help="Python file, or folder of them, with middlewares for Ingresses to choose. Repeatable.",
+)
+@click.option(
+    "--allow-middleware",
+    multiple=True,
+    metavar="NAME",
+    show_envvar=True,
+    help="A middleware that every Ingress may choose, or *; others are allowed by their IngressClass. Repeatable. Default with --manifests: *.",
+)
 def serve(
     manifests: tuple[Path, ...],
     kubeconfig: Path | None,
@@ -483,6 +498,8 @@ def serve(
     disable_svc_external_name: bool,
     shutdown_grace_period: float,
     drain_timeout: float,
+    middleware_path: tuple[Path, ...],
+    allow_middleware: tuple[str, ...],
 ) -> int:
     """Run the controller and its proxy: for a Kubernetes cluster, or on a folder of manifests.
 
@@ -542,8 +559,13 @@ def serve(
             tcp_services=tcp_services_configmap,
             external_name_loopback=bool(manifests),
             external_name_enabled=not disable_svc_external_name,
+            allowed_middleware=allow_middleware or None,
         ),
-        proxy=ProxySettings(drain_timeout_s=drain_timeout, access_log=access_log),
+        proxy=ProxySettings(
+            drain_timeout_s=drain_timeout,
+            access_log=access_log,
+            middleware_paths=tuple(str(path) for path in middleware_path),
+        ),
     )
     from ingress.app import (
         serve as run,

@@ -137,6 +137,7 @@ class ProxySettings:
     replay_limit_bytes: int = 65536  # a body up to this size can be sent again to another endpoint
     drain_timeout_s: float = 240.0  # worker-shutdown-timeout
     access_log: bool = True
+    middleware_paths: tuple[str, ...] = ()  # Python files, or folders of them: user middlewares
     tls: TLSSettings = TLSSettings()
     client: ClientSettings = ClientSettings()
     stream: StreamSettings = StreamSettings()
@@ -152,6 +153,8 @@ class TranslateSettings:
     annotation_prefixes: tuple[str, ...] = ("aioingress.io/", "nginx.ingress.kubernetes.io/")  # first wins
     external_name_loopback: bool = True  # standalone mode may point ExternalName at loopback; a cluster may not
     external_name_enabled: bool = True
+    # User middlewares that every Ingress may name; `*`: all that are loaded. None: all standalone, in a cluster none but those of its class.
+    allowed_middleware: tuple[str, ...] | None = None
     proxy: ProxySettings = ProxySettings()  # what the options ConfigMap is laid over
 
 

@@ -55,6 +55,10 @@ class Downstream(Protocol):
     `respond_abort`; or `respond_upgrade` instead. `flush` sends what has been gathered since the last one.
     """
 
+    @property
+    def server_port(self) -> int:
+        """The port that the client's connection came in on."""
+
     def respond_informational(self, exchange: "Exchange", status: int, reason: bytes, fields: FieldPieces) -> None: ...
 
     def respond_head(
@@ -153,6 +157,7 @@ class Exchange:
         "body_complete",
         "body_discarded",
         "body_framing",
+        "captures",
         "cleanups",
         "client_address",
         "content_length",
@@ -210,6 +215,7 @@ class Exchange:
         self.target = target  # as received
         self.path = b"/"  # normalised
         self.query = b""  # with its question mark
+        self.captures: Sequence[bytes] = ()  # groups of the regular expression that matched last: $1, $2 ...
         self.version = 11  # 10, 11, 20
         self.authority = b""  # Host as received, or :authority; X-Forwarded-Host of a trusted peer
         self.host = b""  # lower case, without port: what the route was chosen by. Before that: Host as received, where `authority` isn't
@@ -252,6 +258,10 @@ class Exchange:
         self.remote_user = b""  # who authenticated, for the access log
         self.notes: dict[str, Any] | None = None  # what hooks tell each other, by middleware
         self.cleanups: list[Callable[[], None]] | None = None
+
+    @property
+    def server_port(self) -> int:
+        return self.downstream.server_port
 
     def at_end(self, cleanup: Callable[[], None]) -> None:
         """Call `cleanup` once when the exchange is over, however it ends. Synchronous, must not raise."""
@@ -303,3 +313,6 @@ RequestHook = Callable[[Exchange], "DirectResponse | Awaitable[DirectResponse | 
 
 ResponseHook = Callable[[Exchange, ResponseHead], None]
 """Called once, when the final response's head is known, before it is written."""
+
+ErrorHook = Callable[[Exchange, int], DirectResponse | None]
+"""Called where the proxy would answer with its error page of a status. None: it does."""

@@ -137,6 +137,10 @@ TallyLabels = tuple[str, ...]
 """Name of a family in `TALLIES`, then the values of its labels."""
 
 TALLIES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "aioingress_limited": (
+        "Requests refused by a limit of their Ingress: rate or connections.",
+        ("namespace", "ingress", "limit"),
+    ),
     "aioingress_middleware_calls": ("Calls of a user middleware's hooks.", ("middleware", "hook")),
     "aioingress_middleware_failures": (
         "Calls of a user middleware's hooks that failed, by reason: error, timeout, slow, tripped.",

@@ -2,9 +2,17 @@
 
 from typing import Any
 
+from ingress.middleware import basic_auth, external_auth, ip_access, rate_limit, satisfy, user
 from ingress.middleware.base import MiddlewareSpec
 
-SPECS: tuple[MiddlewareSpec[Any], ...] = ()
+SPECS: tuple[MiddlewareSpec[Any], ...] = (
+    rate_limit.SPEC,
+    ip_access.SPEC,
+    basic_auth.SPEC,
+    external_auth.SPEC,
+    satisfy.SPEC,
+    user.SPEC,
+)
 
 BY_NAME: dict[str, MiddlewareSpec[Any]] = {spec.name: spec for spec in SPECS}
 

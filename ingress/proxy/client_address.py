@@ -12,7 +12,7 @@ from ingress.config import ClientSettings
 from ingress.exchange import Exchange, Field, FieldPieces, iter_fields
 from ingress.proxy.http1 import forwarded_block
 from ingress.proxy.proxy_protocol import ProxyHeader
-from ingress.routing.networks import Networks, packed_address, unpacked_address
+from ingress.routing.networks import NetworkSet, packed_address, unpacked_address
 from ingress.routing.trie import normalize_host
 
 _HOPS_LIMIT = 64  # trusted proxies in a row; nobody has as many, and each costs a look-up
@@ -48,7 +48,7 @@ class ClientResolver:
 
     __slots__ = ("_field", "_forwarded_headers", "_full", "_standard", "_trusted")
 
-    def __init__(self, settings: ClientSettings, trusted: Networks) -> None:
+    def __init__(self, settings: ClientSettings, trusted: NetworkSet) -> None:
         self._trusted = trusted
         self._field = settings.forwarded_for_header.lower().encode("latin-1")
         self._standard = self._field == b"x-forwarded-for"
@@ -104,7 +104,7 @@ class ClientRules:
     __slots__ = ("_resolver", "_trusted", "proxy_header", "proxy_header_timeout_s")
 
     def __init__(self, settings: ClientSettings) -> None:
-        self._trusted = Networks(settings.trusted_networks)
+        self._trusted = NetworkSet(settings.trusted_networks)
         believes = (settings.forwarded_headers or settings.real_ip) and self._trusted
         self._resolver = ClientResolver(settings, self._trusted) if believes else None
         self.proxy_header = settings.proxy_protocol
@@ -115,17 +115,17 @@ class ClientRules:
 
         Port 443 there means that the balancer took TLS off, as in ingress-nginx.
         """
-        if header is None or not header.source or peer not in self._trusted:
+        if header is None or not header.source or not self._trusted.contains(peer):
             return Hop(peer, port, scheme)
         port = header.destination_port
         return Hop(header.source, port, "https" if port == 443 else scheme)
 
     def resolver(self, hop: Hop) -> ClientResolver | None:
         """Who settles the requests of such a connection. None: they are the hop's."""
-        return self._resolver if self._resolver is not None and hop.address in self._trusted else None
+        return self._resolver if self._resolver is not None and self._trusted.contains(hop.address) else None
 
 
-def client_of(peer: str, chain: Sequence[bytes], trusted: Networks) -> str:
+def client_of(peer: str, chain: Sequence[bytes], trusted: NetworkSet) -> str:
     """From right to left through `chain` (field values in their order) as long as who said it is trusted; `peer`, who said the last, must be.
 
     Ends at the first address that isn't trusted, at the last one, or before what is no address: then the one that said it is the client. Entries are separated

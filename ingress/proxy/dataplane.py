@@ -16,6 +16,7 @@ from ingress.balancing.base import EndpointState
 from ingress.config import ProxySettings
 from ingress.metrics import WorkerMetrics
 from ingress.middleware.base import Services
+from ingress.middleware.shared import SharedCounts
 from ingress.proxy.accept import ListenerKind, Opening
 from ingress.proxy.client_address import ClientRules
 from ingress.proxy.errorpages import ErrorPages
@@ -24,6 +25,7 @@ from ingress.proxy.header_reader import HeaderReader, HeaderReaders, Successor
 from ingress.proxy.link import Runtime, Snapshot
 from ingress.proxy.listener import ClientConnection, MisplacedConnection, client_address
 from ingress.proxy.proxy_protocol import ProxyHeader
+from ingress.proxy.sidecalls import SideCallClient
 from ingress.proxy.stream import StreamConnection, StreamContext
 from ingress.proxy.stream_ports import StreamPorts
 from ingress.proxy.upstream import Pool, UpstreamContext
@@ -50,7 +52,9 @@ class DataPlane:
         loop: asyncio.AbstractEventLoop,
         rng: random.Random | None = None,
         clock: Callable[[], float] = time.monotonic,
+        shared: SharedCounts | None = None,
     ) -> None:
+        """`shared`: what all workers count together; None: this one counts alone."""
         self.settings = self._started_with = settings
         self.clients = ClientRules(settings.client)
         self.draining = False
@@ -58,9 +62,20 @@ class DataPlane:
         self._clock = clock
         self.metrics = self._metrics = metrics
         self.connections = 0
+        self._shared = shared
+        self._own_shared: SharedCounts | None = None
         self.openings: set[Opening] = set()  # connections whose protocol isn't settled
         self.contexts = Contexts(clock)
-        services = Services(loop, clock, time.time, rng or random.Random(), metrics.tally)
+        self.side_calls = SideCallClient(loop, clock)
+        services = Services(
+            loop,
+            clock,
+            time.time,
+            rng or random.Random(),
+            tally=metrics.tally,
+            side_calls=self.side_calls,
+            shared_counts=self._shared_counts,
+        )
         self.runtime = Runtime(metrics, services, self._open_pool)
         self.forwarder = Forwarder(settings, self.runtime, metrics, ErrorPages(), access_log, loop, clock)
         self._upstream = UpstreamContext(self.forwarder, settings, metrics, loop)
@@ -71,6 +86,11 @@ class DataPlane:
         self._listeners: list[tuple[asyncio.Server, socket.socket, Callable[[], asyncio.Protocol]]] = []
         self._sweeper: asyncio.TimerHandle | None = None
         self._empty = asyncio.Event()
+
+    def _shared_counts(self) -> SharedCounts:
+        if self._shared is None:
+            self._shared = self._own_shared = SharedCounts.create()
+        return self._shared
 
     def _open_pool(self, state: EndpointState) -> Pool:
         return Pool(state, self._upstream)
@@ -204,6 +224,7 @@ class DataPlane:
             opening.sweep(now)
         for stream in tuple(self.streams.connections):
             stream.sweep(now)
+        self.side_calls.sweep(now)
         self.runtime.readmit(now)
 
     # ---- drain ---------------------------------------------------------------------------------------------------
@@ -259,7 +280,11 @@ class DataPlane:
             upstream.retire()
         for upstream_connection in tuple(self._upstream.connections):
             upstream_connection.abort()
+        self.side_calls.close()
         await asyncio.sleep(0)  # connection_lost of all of them
+        if self._own_shared is not None:
+            self._own_shared.close()
+            self._shared = self._own_shared = None
 
     def cut(self) -> None:
         """End every client's connection now."""

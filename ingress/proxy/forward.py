@@ -544,11 +544,26 @@ class Forwarder:
     def _reject(self, exchange: Exchange, reason: Reason) -> None:
         if reason in _CLOSING:
             exchange.keep_alive = False
-        self.answer(exchange, DirectResponse(status_of(reason), message=_MESSAGES.get(reason, "")))
+        self.respond(exchange, status_of(reason), _MESSAGES.get(reason, ""))
 
-    def respond(self, exchange: Exchange, status: int) -> None:
-        """Answer with the error page of `status`, or make the failure visible where an answer has begun."""
-        self.answer(exchange, DirectResponse(status))
+    def respond(self, exchange: Exchange, status: int, message: str = "") -> None:
+        """Answer with the error page of `status` (and `message`, if it isn't the usual), or make the failure visible where an answer has begun."""
+        response = DirectResponse(status, message=message)
+        route = exchange.route
+        if route is not None and route.error_hooks and not exchange.response_started:
+            response = self._error_response(exchange, status) or response
+        self.answer(exchange, response)
+
+    def _error_response(self, exchange: Exchange, status: int) -> DirectResponse | None:
+        for hook in exchange.route.error_hooks:
+            try:
+                response: DirectResponse | None = hook(exchange, status)
+            except Exception:
+                _log.exception("a middleware failed on an error %d", status)
+                continue
+            if response is not None:
+                return response
+        return None
 
     def answer(self, exchange: Exchange, response: DirectResponse) -> None:
         """Answer by ourselves, or make the failure visible where an answer has begun."""

@@ -122,6 +122,7 @@ class ClientConnection(RequestReader, RequestHandler):
         "_uri",
         "_wire",
         "_writing_paused",
+        "server_port",
     )
 
     def __init__(
@@ -145,6 +146,7 @@ class ClientConnection(RequestReader, RequestHandler):
         self._hop = NO_HOP
         self._resolver: ClientResolver | None = None
         self._address = ""
+        self.server_port = 0
         self._scheme = b"http"
         self._forwarded = b""
         self._tls: object | None = None  # tls.transport.ConnectionInfo of a connection that came by TLS
@@ -199,6 +201,7 @@ class ClientConnection(RequestReader, RequestHandler):
         hop = self._hop = clients.hop(peer, port, scheme, self._header)
         self._resolver = clients.resolver(hop)
         self._address = hop.address
+        self.server_port = hop.port
         self._scheme = hop.scheme.encode("ascii")
         self._forwarded = hop.forwarded
         self._forwarder_host.connection_opened(self._tls is not None)

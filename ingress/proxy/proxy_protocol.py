@@ -131,4 +131,5 @@ def encode_v1(source: str, source_port: int, destination: str, destination_port:
     if ends[0] is None or ends[1] is None or len(ends[0]) != len(ends[1]):
         return b"PROXY UNKNOWN\r\n"
     family = "TCP4" if len(ends[0]) == 4 else "TCP6"
-    return f"PROXY {family} {source} {destination} {source_port} {destination_port}\r\n".encode("ascii")
+    addresses = f"{unpacked_address(ends[0])} {unpacked_address(ends[1])}"
+    return f"PROXY {family} {addresses} {source_port} {destination_port}\r\n".encode("ascii")

@@ -19,6 +19,7 @@ class Hello(msgspec.Struct, frozen=True, tag=True):
     """First message to a worker: what it is and how it is to behave."""
 
     index: int
+    column: int  # of what all workers count together (middleware.shared)
     proxy: ProxySettings
     log_format: str
     log_level: str

@@ -1,6 +1,6 @@
 """A worker process: one loop, one data plane, told by its controller what to serve. Never talks to the Kubernetes API.
 
-Started as `python -m ingress.workers.worker CHANNEL_FD LISTEN_FD…`.
+Started as `python -m ingress.workers.worker CHANNEL_FD SHARED_FD LISTEN_FD…`.
 """
 
 import asyncio
@@ -10,11 +10,14 @@ import signal
 import socket
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from ingress.accesslog import AccessLog
 from ingress.logs import setup_logging
 from ingress.loops import run
 from ingress.metrics import WorkerMetrics
+from ingress.middleware import loader
+from ingress.middleware.shared import SharedCounts
 from ingress.proxy.accept import ListenerKind
 from ingress.proxy.dataplane import DataPlane
 from ingress.workers.channel import (
@@ -42,7 +45,8 @@ _AFFINITY_S = 0.05  # how long a client's new endpoint may be known to one worke
 class Worker:
     """Serves until it is told to drain, by its controller or by SIGTERM, or until the controller is gone."""
 
-    def __init__(self, sockets: Sequence[socket.socket]) -> None:
+    def __init__(self, shared_fd: int, sockets: Sequence[socket.socket]) -> None:
+        self._shared_fd = shared_fd
         self._sockets = sockets
         self._kinds: Sequence[ListenerKind] = ()  # of the sockets
         self._channel: Channel | None = None
@@ -83,6 +87,7 @@ class Worker:
     def _start(self, hello: Hello) -> None:
         setup_logging(hello.log_format, hello.log_level, role=f"worker {hello.index}")
         settings = hello.proxy
+        loader.install(map(Path, settings.middleware_paths))
         self._kinds = hello.listeners
         access_log = self._access_log = AccessLog(hello.log_format) if settings.access_log else None
         if access_log is not None:
@@ -92,7 +97,8 @@ class Worker:
             requests_in_flight=lambda: plane.forwarder.in_flight,
             access_log_dropped=(lambda: access_log.dropped) if access_log is not None else lambda: 0,
         )
-        plane = self._plane = DataPlane(settings, metrics, access_log, asyncio.get_running_loop())
+        shared = SharedCounts(self._shared_fd, hello.column)
+        plane = self._plane = DataPlane(settings, metrics, access_log, asyncio.get_running_loop(), shared=shared)
         plane.ports.report = self._report_ports
 
     def _on_message(self, message: ToWorker) -> None:
@@ -170,10 +176,10 @@ def _raise(task: "asyncio.Future[None]") -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-    channel_fd, *listen_fds = (int(text) for text in argv)
+    channel_fd, shared_fd, *listen_fds = (int(text) for text in argv)
     channel = socket.socket(fileno=channel_fd)
     channel.setblocking(False)
-    run(Worker([socket.socket(fileno=fd) for fd in listen_fds]).run(channel))
+    run(Worker(shared_fd, [socket.socket(fileno=fd) for fd in listen_fds]).run(channel))
     return 0
 
 

@@ -57,6 +57,8 @@ OPTIONS = (
     "--disable-svc-external-name",
     "--shutdown-grace-period",
     "--drain-timeout",
+    "--middleware-path",
+    "--allow-middleware",
 )
 
 

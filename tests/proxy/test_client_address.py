@@ -13,15 +13,16 @@ from hypothesis import strategies as st
 from ingress.config import ClientSettings, ProxySettings
 from ingress.proxy.client_address import ClientRules, Hop, client_of, is_host, port_of, scheme_of
 from ingress.proxy.proxy_protocol import NOBODY, ProxyHeader
-from ingress.routing.networks import Networks
-from ingress.routing.table import Balancing, HashPart, HashVariable, LoadBalance, RoutingTable
+from ingress.routing.networks import NetworkSet
+from ingress.routing.table import Balancing, LoadBalance, RoutingTable
 from ingress.routing.tls import HostPattern, TLSHost
+from ingress.variables.parse import Part, Variable
 from tests.proxy.support import Backend, BackendConnection, Client, Proxy, Request, one_backend, routes, table, until
 from tests.tls.support import root
 
 ROOT = root()
 EVERYBODY = ("0.0.0.0/0", "::/0")
-FRONTS = Networks(["10.0.0.0/8", "2001:db8:f::/48", "127.0.0.1"])
+FRONTS = NetworkSet(["10.0.0.0/8", "2001:db8:f::/48", "127.0.0.1"])
 
 
 @pytest.mark.parametrize(
@@ -65,7 +66,7 @@ def test_walk(peer: str, chain: list[bytes], client: str) -> None:
 def test_walk_takes_anything(chain: list[bytes]) -> None:
     client = client_of("10.0.0.1", chain, FRONTS)
     assert client == "10.0.0.1" or client.encode() != b""
-    client_of("10.0.0.1", chain, Networks(EVERYBODY))
+    client_of("10.0.0.1", chain, NetworkSet(EVERYBODY))
 
 
 def test_schemes_ports_hosts() -> None:
@@ -270,7 +271,7 @@ async def test_routes_are_chosen_by_host_not_by_what_a_front_says() -> None:
 
 
 async def test_hashes_and_affinity_go_by_the_settled_address() -> None:
-    by_client = Balancing(LoadBalance.CONSISTENT_HASH, (HashPart(HashVariable.REMOTE_ADDR),))
+    by_client = Balancing(LoadBalance.CONSISTENT_HASH, (Part(Variable.REMOTE_ADDR),))
     async with Proxy(client=TRUSTING) as proxy:
         one, other = await proxy.backend(name="one"), await proxy.backend(name="other")
         proxy.serve(one, other, balancing=by_client)
