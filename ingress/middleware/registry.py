@@ -2,15 +2,37 @@
 
 from typing import Any
 
-from ingress.middleware import basic_auth, external_auth, ip_access, rate_limit, satisfy, user
+from ingress.middleware import (
+    basic_auth,
+    external_auth,
+    ip_access,
+    rate_limit,
+    redirects,
+    rewrite,
+    satisfy,
+    upstream_vhost,
+    user,
+    www_redirect,
+)
 from ingress.middleware.base import MiddlewareSpec
 
 SPECS: tuple[MiddlewareSpec[Any], ...] = (
+    # REDIRECT: those of the host first, like the server block of nginx
+    redirects.APP_ROOT_SPEC,
+    www_redirect.SPEC,
+    redirects.SPEC,
+    rewrite.REDIRECTING_SPEC,
+    # LIMIT
     rate_limit.SPEC,
+    # ACCESS
     ip_access.SPEC,
     basic_auth.SPEC,
     external_auth.SPEC,
     satisfy.SPEC,
+    # UPSTREAM
+    rewrite.SPEC,  # before what uses its groups
+    upstream_vhost.SPEC,
+    # USER
     user.SPEC,
 )
 

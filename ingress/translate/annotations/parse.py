@@ -16,7 +16,7 @@ from ingress.routing.table import (
     TrafficPolicy,
     UpstreamProtocol,
 )
-from ingress.translate.annotations import values
+from ingress.translate.annotations import hosts, values
 from ingress.translate.annotations.hash_key import parse_hash_key
 from ingress.translate.annotations.known import INSTEAD, KNOWN, SNIPPETS, Handling, lookup
 from ingress.translate.annotations.policy import (
@@ -63,6 +63,7 @@ READ = frozenset(
         "backend-protocol",
         "ssl-redirect",
         "canary",
+        *hosts.READ,
     )
 )
 """Names that have a parser here; all others are looked up in `known.KNOWN`."""
@@ -112,6 +113,7 @@ def parse_annotations(
     if _is_canary(reader):
         return AnnotationPolicy(left_out=True)
     ask = _upstream_ask(reader)
+    host_ask = hosts.read_host_ask(reader)
     traffic = _traffic(reader, context.options.traffic)
     protocol, closed_status, closed_reason = _backend_protocol(reader)
     if protocol is not None:
@@ -126,7 +128,13 @@ def parse_annotations(
             # An access rule outweighs a protocol that isn't spoken: 503 whichever comes first.
             closed_status, closed_reason = 503, closed_reason if closed_status == 503 and closed_reason else reason
     return AnnotationPolicy(
-        traffic, ask, closed_status, closed_reason, features=parsed, references=frozenset(features.references)
+        traffic,
+        ask,
+        closed_status,
+        closed_reason,
+        features=parsed,
+        references=frozenset(features.references),
+        host=host_ask,
     )
 
 
@@ -135,11 +143,9 @@ class _Reader:
 
     __slots__ = ("_parsers", "_suggestions", "found", "report")
 
-    def __init__(
-        self, found: dict[str, tuple[str, str]], report: Report, parsers: Sequence[FeatureParser] = ()
-    ) -> None:
-        self._parsers = parsers
+    def __init__(self, found: dict[str, tuple[str, str]], report: Report, parsers: Sequence[FeatureParser]) -> None:
         self.found = found
+        self._parsers = parsers
         self.report = report
         self._suggestions = _SUGGESTIONS
 
@@ -165,9 +171,11 @@ class _Reader:
         if self._suggestions == 0:
             return ""
         self._suggestions -= 1
-        names = [*_ALL_NAMES, *(name for parser in self._parsers for name in parser.annotations)]
-        close = difflib.get_close_matches(name[:80], names, n=1, cutoff=0.75)
+        close = difflib.get_close_matches(name[:80], self._all_names(), n=1, cutoff=0.75)
         return f" Did you mean {close[0]}?" if close else ""
+
+    def _all_names(self) -> list[str]:
+        return sorted({*_ALL_NAMES, *(name for parser in self._parsers for name in parser.annotations)})
 
 
 def _is_canary(reader: _Reader) -> bool:
