@@ -80,8 +80,8 @@ class Fragment:
     services: frozenset[NamespacedName] = frozenset()
     verdicts: tuple[Verdict, ...] = ()
     references: frozenset[ObjectRef] = frozenset()  # Secrets and ConfigMaps that decide about it, existing or not
-    when_empty: str = "Requests are answered with 503"  # what an upstream without endpoints means for who asks for it
     ask: HostAsk = NO_HOST_ASK
+    when_empty: str = "Requests are answered with 503"  # what an upstream without endpoints means for who asks for it
 
     @property
     def name(self) -> str:
