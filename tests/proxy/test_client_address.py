@@ -14,7 +14,7 @@ from ingress.config import ClientSettings, ProxySettings
 from ingress.proxy.client_address import ClientRules, Hop, client_of, is_host, port_of, scheme_of
 from ingress.proxy.proxy_protocol import NOBODY, ProxyHeader
 from ingress.routing.networks import NetworkSet
-from ingress.routing.table import Balancing, LoadBalance, RoutingTable
+from ingress.routing.table import AffinityMode, Balancing, CookieAffinity, LoadBalance, RoutingTable
 from ingress.routing.tls import HostPattern, TLSHost
 from ingress.variables.parse import Part, Variable
 from tests.proxy.support import Backend, BackendConnection, Client, Proxy, Request, one_backend, routes, table, until
@@ -283,6 +283,15 @@ async def test_hashes_and_affinity_go_by_the_settled_address() -> None:
             assert len(answers) == 1
             chosen[address] = answers.pop()
         assert len(set(chosen.values())) == 2
+
+
+async def test_our_cookies_are_secure_where_the_front_speaks_https() -> None:
+    sticky = Balancing(affinity=AffinityMode.COOKIE, cookie=CookieAffinity())
+    async with one_backend(client=TRUSTING, balancing=sticky) as (proxy, _):
+        client = await proxy.client()
+        for proto, secure in (("https", True), ("http", False)):
+            cookie = (await client.get("/", "a", f"X-Forwarded-Proto: {proto}")).value("set-cookie") or b""
+            assert (b"Secure" in cookie) is secure, cookie
 
 
 async def test_options_change_while_connections_are_open() -> None:
