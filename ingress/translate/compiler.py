@@ -39,7 +39,7 @@ from ingress.routing.table import (
     Upstream,
     UpstreamKey,
 )
-from ingress.translate.backends import BuiltUpstream, build_upstream
+from ingress.translate.backends import BuiltUpstream, UpstreamSpec, build_upstream
 from ingress.translate.classes import Claim, ClassIndex
 from ingress.translate.conflicts import choose_catch_all, merge_host
 from ingress.translate.context import Context, allowed_middleware, objects_of
@@ -148,6 +148,7 @@ class _Memory:
         self._users: dict[
             UpstreamKey, set[NamespacedName]
         ] = {}  # Ingresses that name it, even if they lost their paths
+        self._derived: dict[UpstreamKey, UpstreamSpec] = {}  # of upstreams that no fragment names (`canaries`)
         self._built: dict[UpstreamKey, BuiltUpstream] = {}
         self._upstreams: dict[UpstreamKey, Upstream] = {}
         self._upstream_digests: dict[UpstreamKey, bytes] = {}
@@ -380,6 +381,7 @@ class _Memory:
             if members:
                 merged = merge_host(host, members.values())
                 new: HostRoutes | None = merged.routes
+                self._derived.update(merged.derived)
                 self._verdicts.put(("host", host), merged.verdicts)
             else:
                 del self._members[host]
@@ -473,6 +475,7 @@ class _Memory:
             new = self._build(key, state) if self._references.get(key) else None
             if new is None:
                 self._references.pop(key, None)
+                self._derived.pop(key, None)
             if old is None and new is None:
                 continue
             if (old.why_empty if old is not None else None) != (new.why_empty if new is not None else None):
@@ -495,9 +498,9 @@ class _Memory:
 
     def _build(self, key: UpstreamKey, state: ClusterState) -> BuiltUpstream | None:
         users = self._users.get(key)
-        if not users:
+        spec = self._fragments[next(iter(users))].uses[key].spec if users else self._derived.get(key)
+        if spec is None:
             return None
-        spec = self._fragments[next(iter(users))].uses[key].spec
         try:
             return build_upstream(spec, state, self._settings)
         except Exception as e:
@@ -609,8 +612,9 @@ def _upstreams_of_host(host: HostRoutes | None) -> Iterable[UpstreamKey]:
     if host is None:
         return
     for route in host.routes:
-        if route.upstream is not None:
-            yield route.upstream
+        yield from _upstreams_of_route(route)
+        for canary in route.canaries:
+            yield from _upstreams_of_route(canary.route)
     yield from _upstreams_of_route(host.default)
 
 

@@ -18,6 +18,7 @@ from ingress.model.kubernetes import HTTPIngressPath, IngressBackend, IngressRul
 from ingress.routing.table import (
     ANY_HOST,
     APP_ROOT,
+    CanaryRule,
     Feature,
     HostPattern,
     PathType,
@@ -81,6 +82,7 @@ class Fragment:
     verdicts: tuple[Verdict, ...] = ()
     references: frozenset[ObjectRef] = frozenset()  # Secrets and ConfigMaps that decide about it, existing or not
     ask: HostAsk = NO_HOST_ASK
+    canary: CanaryRule | None = None  # its routes take a share of others' (`canaries`), and are none by themselves
     when_empty: str = "Requests are answered with 503"  # what an upstream without endpoints means for who asks for it
 
     @property
@@ -217,7 +219,14 @@ class _Builder:
         if self._policy.host.app_root:
             for host, part in hosts.items():
                 part.app_root = self._app_root(host)
-        if spec.default_backend is not None:
+        if self._policy.canary is not None:
+            if spec.default_backend is not None:
+                report.warning(
+                    "spec.defaultBackend",
+                    VerdictReason.UNSUPPORTED_FIELD,
+                    "A canary has no default backend of its own: it has no effect.",
+                )
+        elif spec.default_backend is not None:
             default = self._default_backend(spec.default_backend)
             if default is not None:
                 if not rules:
@@ -244,6 +253,7 @@ class _Builder:
             report.verdicts(),
             references,
             self._policy.host,
+            self._policy.canary,
         )
 
     def _catch_all(self, route: Route, context: Context) -> Route:

@@ -56,7 +56,7 @@ KNOWN: dict[str, Known] = {
     "ssl-ciphers": _unsupported(),
     "ssl-prefer-server-ciphers": _unsupported(),
     # sessions and balancing (the rest is read)
-    "affinity-canary-behavior": _unsupported(),
+    "affinity-canary-behavior": _unsupported(_NO_CANARY),
     "session-cookie-conditional-samesite-none": _unsupported("SameSite=None is sent to every browser", OFF),
     "upstream-hash-by-subset": _unsupported("every key has one endpoint instead of a subset", OFF),
     "upstream-hash-by-subset-size": _unsupported("every key has one endpoint instead of a subset"),
