@@ -73,7 +73,7 @@ def test_http01(pods, folder, serve, kind):
 
     # The order: a solver of its own, Pod, Service and Ingress.
     solving = app("cm-acme-http-solver-9xq4t", [challenge])
-    solving[0]["spec"]["ports"] = [{"name": "http", "port": 8089, "targetPort": 8089}]
+    solving[0]["spec"]["ports"] = [{"port": 8089}]
     write(folder / "solver.yaml", solving, solver(kind))
 
     def solved() -> bool:
