@@ -199,6 +199,9 @@ class HostRoutes(msgspec.Struct, frozen=True):
     default: Route | None = None
     regex_cause: str = ""
     app_root: Route | None = None  # answers for `/` alone, before all others, in regex mode too
+    twin_of: HostPattern = (
+        ANY_HOST  # all its requests are redirected there (from-to-www-redirect); empty: it is no twin
+    )
 
 
 class HostAlias(msgspec.Struct, frozen=True):

@@ -312,7 +312,7 @@ class _Memory:
             self._users.setdefault(upstream, set()).add(key)
         if new.catch_all is not None:
             self._claimants[key] = new
-        if new.ask.aliases or new.ask.www_twin:
+        if new.canary is None and (new.ask.aliases or new.ask.www_twin):
             self._deriving[key] = new
         self._verdicts.put(("object", key), new.verdicts)
         return new.catch_all is not None or (old is not None and old.catch_all is not None)

@@ -327,9 +327,12 @@ class _Builder:
             )
             return None
         written = path.path or "/"
-        regex_by = self._policy.host.regex_by(written)
+        ask = self._policy.host
+        regex_by = ask.regex_by(written) if ask is not NO_HOST_ASK else ""
         like_regex = looks_like_regex(path.path, path.path_type)
-        if regex_by:
+        if regex_by or (
+            like_regex and self._policy.canary is not None
+        ):  # a canary's path is its main Ingress's, as written
             normal, refusal = parse_regex_path(written)
         else:
             normal, refusal = parse_rule_path(path.path, like_regex)
@@ -349,6 +352,14 @@ class _Builder:
                 VerdictReason.INVALID_FIELD,
                 f"Its path is taken as a regular expression because of {regex_by}; ingress-nginx refuses such a path of this type when the "
                 "Ingress is applied. ImplementationSpecific is the type for it.",
+                written,
+            )
+        cookie = self._policy.ask.cookie
+        if regex_by and cookie is not None and not cookie.path and not is_strict_path(written):
+            self._report.warning(
+                f"{where}.path",
+                VerdictReason.INVALID_ANNOTATION,
+                "It is the path of the session cookie too, and no browser sends that for a regular expression: set session-cookie-path.",
                 written,
             )
         return Placed(
