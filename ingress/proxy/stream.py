@@ -26,6 +26,7 @@ from ingress.balancing.hashing import hash64
 from ingress.config import ProxySettings
 from ingress.errors import Reason
 from ingress.metrics import StreamStats, WorkerMetrics
+from ingress.proxy.common import Common
 from ingress.proxy.link import Runtime, UpstreamRuntime
 
 _log = logging.getLogger(__name__)
@@ -38,9 +39,11 @@ class StreamHost(Protocol):
     """What a stream needs of the data plane it belongs to."""
 
     settings: ProxySettings
+    common: Common
     runtime: Runtime
 
-    def connection_opened(self, tls: bool) -> None: ...
+    def connection_opened(self, tls: bool) -> bool:
+        """False: there are too many already."""
 
     def connection_closed(self, tls: bool) -> None: ...
 
@@ -134,10 +137,10 @@ class StreamConnection(asyncio.Protocol):
         transport.set_write_buffer_limits(high=_HIGH_WATER_BYTES)
         context = self._context
         context.connections.add(self)
-        context.host.connection_opened(False)
+        allowed = context.host.connection_opened(False)
         self._stats.opened += 1
         self._stats.open += 1
-        if self._upstream is None:
+        if self._upstream is None or not allowed:
             self._refuse(Reason.NO_ENDPOINT)
         else:
             self._task = context.loop.create_task(self._connect(self._upstream))
@@ -358,9 +361,10 @@ class StreamConnection(asyncio.Protocol):
     # ---- accounts ------------------------------------------------------------------------------------------------
 
     def _log(self) -> None:
-        log = self._context.access_log
-        if log is None:
+        log, host = self._context.access_log, self._context.host
+        if log is None or not host.settings.stream.access_log:
             return
+        template = host.common.log.template
         upstream = self._upstream.upstream if self._upstream is not None else None
         duration_s = self._context.clock() - self._started
         log.write(
@@ -387,6 +391,7 @@ class StreamConnection(asyncio.Protocol):
                 upstream_status=", ".join(str(status) for _, status in self._attempts),
                 request_id=b"",
                 remote_user=b"",
+                extra=() if template is None else (None,) * len(template.captures),
             )
         )
 

@@ -116,6 +116,7 @@ class TrafficPolicy(msgspec.Struct, frozen=True):
     retry_on: tuple[RetryOn, ...] = (RetryOn.ERROR, RetryOn.TIMEOUT)  # empty: never
     retry_tries: int = 3  # including the first; 0: as many as there are endpoints
     retry_timeout_s: float = 0.0  # 0: no limit over all tries
+    access_log: bool = True  # requests are logged
 
 
 class Feature(msgspec.Struct, frozen=True):

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from ingress.config import ProxySettings, StreamSettings
+from ingress.config import LogSettings, ProxySettings, StreamSettings
 from ingress.proxy import stream_ports
 from ingress.routing.table import (
     AffinityMode,
@@ -282,6 +282,41 @@ async def test_how_many_are_tried(next_upstream: bool, tries: int, attempts: int
         assert record.status == 502
         assert record.upstream_status == ", ".join(["502"] * attempts)
         assert proxy.metrics.snapshot().streams["db", "pg", str(port)].refused == 1
+
+
+async def test_how_long_is_tried() -> None:
+    clock = Clock()
+
+    def later(endpoint: object) -> None:
+        clock.now += 3
+
+    async with Proxy(clock=clock, stream=StreamSettings(next_upstream_timeout_s=5, next_upstream_tries=0)) as proxy:
+        port = free_port()
+        proxy.plane.swap(table_of(port, *(Endpoint("127.0.0.1", free_port()) for _ in range(4))))
+        runtime = proxy.plane.runtime
+        failed = runtime.record_failure
+        runtime.record_failure = lambda *args: (later(args), failed(*args))[1]  # type: ignore[method-assign]
+        assert await (await connect(proxy, port)).closed()
+        assert proxy.failures() == {"connect_failed": 3}  # after 0, 3 and 6 s; the fourth is not asked
+
+
+@pytest.mark.parametrize("logged", [True, False])
+async def test_what_is_logged(logged: bool) -> None:
+    """A template for requests is no hindrance: what a connection doesn't have is `-`."""
+    settings = ProxySettings(
+        stream=StreamSettings(access_log=logged), log=LogSettings(format="$remote_addr $http_x $status $bytes_sent")
+    )
+    async with service(settings=settings) as (proxy, _, port):
+        client = await connect(proxy, port)
+        await client.send(b"x")
+        await read(client, 1)
+        client.close()
+        await until(lambda: not proxy.plane.streams.connections, "ended")
+        assert len(proxy.log.records) == logged
+        if logged:
+            template = proxy.plane.common.log.template
+            assert template is not None
+            assert template(proxy.log.records)[0].startswith(b"127.0.0.1 - 200 ")
 
 
 async def test_no_endpoint() -> None:
