@@ -78,7 +78,7 @@ def build_tcp_services(settings: TranslateSettings, state: ClusterState) -> TCPF
         except Refused as refused:
             report.error(where, refused.reason, f"{_CLOSED}: {refused.message}.", value)
             continue
-        uses.setdefault(spec.key, Use(spec, where))
+        uses.setdefault(spec.key, Use(spec, where, "Connections are closed at once"))
         tcp[port] = TCPService(port, spec.key, target.accept_proxy_protocol, target.send_proxy_protocol)
     return TCPFragment(
         ref,
@@ -88,7 +88,6 @@ def build_tcp_services(settings: TranslateSettings, state: ClusterState) -> TCPF
         services=frozenset(services),
         verdicts=report.verdicts(),
         references=frozenset((ref,)),
-        when_empty="Connections are closed at once",
         tcp=tcp,
     )
 
