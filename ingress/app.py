@@ -33,7 +33,7 @@ from ingress.kube.cluster import Cluster
 from ingress.logs import VerdictLog, setup_logging
 from ingress.metrics import ClusterFacts, ControllerFacts, SourceFacts, TableCounts, count_table, count_verdicts
 from ingress.middleware import loader, registry
-from ingress.model import KubernetesObject, ObjectRef
+from ingress.model import ConfigMap, KubernetesObject, ObjectRef
 from ingress.proxy.accept import ListenerKind
 from ingress.resolver import ExternalNameResolver
 from ingress.routing.table import RoutingTable
@@ -128,7 +128,9 @@ class Controller:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._store = Store(settings.hold_off_s, settings.hold_off_limit_s)
-        translate = dataclasses.replace(settings.translate, proxy=settings.proxy)
+        listeners = (*settings.http_addresses, *settings.https_addresses, *settings.admin_addresses)
+        ports = frozenset(address.port for address in listeners if address.port)
+        translate = dataclasses.replace(settings.translate, proxy=settings.proxy, reserved_ports=ports)
         self._compiler = Compiler(translate, registry.SPECS)
         self._resolver = ExternalNameResolver(self._store.set_resolved)
         self._source: Source | None = None
@@ -139,7 +141,9 @@ class Controller:
         # what the admin listener shows: all of one build
         self._table = RoutingTable()
         self._counts: TableCounts = count_table(self._table)
-        self._verdicts: tuple[Verdict, ...] = ()
+        self._built: Compilation | None = None
+        self._found: tuple[Verdict, ...] = ()  # by the sources and the compiler
+        self._verdicts: tuple[Verdict, ...] = ()  # all there are
         self._published_at = time.monotonic()
         self._synced = False
         self._config_errors = 0
@@ -185,6 +189,7 @@ class Controller:
             else:
                 self._pool = InProcess(settings.proxy, bound[0], settings.log_format, loop)
             self._pool.on_acknowledged = self._on_acknowledged
+            self._pool.on_port_failures = self._report
             try:
                 self._admin = await admin.start(self._view(), settings.admin_addresses)
             except BaseException:
@@ -199,8 +204,6 @@ class Controller:
         kube = self._settings.kube
         if kube is None:
             return Manifests(self._settings, self._store.update)
-        if kube.tcp_services is not None:
-            _log.warning("--tcp-services-configmap: TCP services are not available yet")
         return await Cluster.connect(kube, functools.partial(self._store.apply, _KUBERNETES))
 
     async def _run(self, pool: WorkerPool, source: Source) -> int:
@@ -252,11 +255,10 @@ class Controller:
                 )
             verdicts = (*change.verdicts, *built.verdicts)
             self._count_config_errors(verdicts)
-            self._table, self._verdicts = built.table, verdicts
+            self._table, self._built, self._found = built.table, built, verdicts
             self._served.append((self._generation, built.served))
             self._on_acknowledged(pool.acknowledged)
-            self._verdict_log.update(verdicts)
-            source.compiled(built, verdicts)
+            self._report()
             if first:
                 first = False
                 # What the sources and the compiler hold lives as long as the process: out of the collector's sight, whose full
@@ -280,6 +282,16 @@ class Controller:
             served = self._served.popleft()[1]
         if served is not None and self._source is not None:
             self._source.serving(served)
+
+    def _report(self) -> None:
+        """To the log, the admin listener and the source: what the newest build is not, and which ports the workers can't have."""
+        if self._built is None or self._source is None:
+            return
+        ports = self._settings.translate.tcp_services
+        failures = self._pool.port_failures if self._pool is not None and ports is not None else {}
+        self._verdicts = (*self._found, *(_port_verdict(ports, *failure) for failure in sorted(failures.items())))
+        self._verdict_log.update(self._verdicts)
+        self._source.compiled(self._built, self._verdicts)
 
     def _count_config_errors(self, verdicts: Sequence[Verdict]) -> None:
         unreadable = (VerdictReason.PARSE_ERROR, VerdictReason.INVALID_OBJECT)
@@ -360,6 +372,16 @@ class Controller:
             cluster=source.writes() if source is not None else None,
             config_errors=self._config_errors,
         )
+
+
+def _port_verdict(config_map: tuple[str, str] | None, port: int, reason: str) -> Verdict:
+    return Verdict(
+        object=str(ObjectRef(ConfigMap.kind, *(config_map or ("", "")))),
+        field=f"data.{port}",
+        reason=VerdictReason.PORT_UNAVAILABLE,
+        message=f"The port can't be opened, and is tried again: {reason}.",
+        value=str(port),
+    )
 
 
 def _serving(workers: int) -> str:

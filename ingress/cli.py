@@ -353,7 +353,7 @@ def cli() -> None:
     "--tcp-services-configmap",
     type=CONFIG_MAP,
     show_envvar=True,
-    help="ConfigMap of TCP services. Accepted, but not served yet.",
+    help="ConfigMap of TCP services: ports that are relayed as they are, PORT: NAMESPACE/SERVICE:PORT[:PROXY][:PROXY].",
 )
 @click.option(
     "--default-ssl-certificate",
@@ -556,6 +556,7 @@ def serve(
             ),
             default_backend_service=default_backend_service,
             config_map=configmap,
+            tcp_services=tcp_services_configmap,
             external_name_loopback=bool(manifests),
             external_name_enabled=not disable_svc_external_name,
             allowed_middleware=allow_middleware or None,

@@ -43,6 +43,7 @@ class VerdictReason(enum.StrEnum):
     SERVICE_NOT_FOUND = "ServiceNotFound"
     SERVICE_PORT_NOT_FOUND = "ServicePortNotFound"
     NO_ENDPOINTS = "NoEndpoints"
+    PORT_UNAVAILABLE = "PortUnavailable"  # of a TCP service: somebody else has it, or it needs a permission
     INGRESS_CLASS_NOT_FOUND = "IngressClassNotFound"
     ACCESS_RULE_REJECTED = "AccessRuleRejected"  # its routes are closed (503): security rules never fail open
 

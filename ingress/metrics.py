@@ -19,7 +19,7 @@ import time
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import msgspec
@@ -43,6 +43,9 @@ RouteLabels = tuple[str, str, str, str]
 
 UpstreamLabels = tuple[str, str]
 """(namespace, service)."""
+
+StreamLabels = tuple[str, str, str]
+"""(namespace, service, the port that clients connect to)."""
 
 UNMATCHED: RouteLabels = ("", "", "", "")
 
@@ -104,6 +107,26 @@ class UpstreamStats:
 
 
 @dataclass(slots=True)
+class StreamStats:
+    """Counters of the connections that come in on one port and are relayed to one Service as they are."""
+
+    opened: int = 0
+    open: int = 0  # at the moment
+    refused: int = 0  # ended because no endpoint could be reached
+    received_bytes: int = 0  # from clients; counted when the connection ends, like the next
+    sent_bytes: int = 0
+
+    def __add__(self, other: "StreamStats") -> "StreamStats":
+        return StreamStats(
+            self.opened + other.opened,
+            self.open + other.open,
+            self.refused + other.refused,
+            self.received_bytes + other.received_bytes,
+            self.sent_bytes + other.sent_bytes,
+        )
+
+
+@dataclass(slots=True)
 class Tally:
     """One counter of a feature; who counts holds it and adds to `value`."""
 
@@ -161,6 +184,7 @@ class WorkerMetrics:
         "_monotonic",
         "_requests_in_flight",
         "_routes",
+        "_streams",
         "_table_at",
         "_table_id",
         "_tallies",
@@ -186,6 +210,7 @@ class WorkerMetrics:
         self._monotonic = monotonic
         self._routes: dict[RouteLabels, RouteStats] = {}
         self._upstreams: dict[UpstreamLabels, UpstreamStats] = {}
+        self._streams: dict[StreamLabels, StreamStats] = {}
         self._tallies: dict[TallyLabels, Tally] = {}
         self._table_id = ""
         self._table_at = 0.0
@@ -211,6 +236,14 @@ class WorkerMetrics:
         stats = self._upstreams.get(labels)
         if stats is None:
             stats = self._upstreams[labels] = UpstreamStats()
+        return stats
+
+    def stream(self, namespace: str, service: str, port: int) -> StreamStats:
+        """The stats of connections to that port, made when first asked for."""
+        labels = (namespace, service, str(port))
+        stats = self._streams.get(labels)
+        if stats is None:
+            stats = self._streams[labels] = StreamStats()
         return stats
 
     def tally(self, name: str, *labels: str) -> Tally:
@@ -243,6 +276,7 @@ class WorkerMetrics:
         return MetricsSnapshot(
             routes={labels: s for labels, s in self._routes.items() if s.statuses},
             upstreams={labels: s for labels, s in self._upstreams.items() if s.failures or s.retries or s.ejections},
+            streams={labels: s for labels, s in self._streams.items() if s.opened},
             tallies={labels: tally.value for labels, tally in self._tallies.items() if tally.value},
             connections_accepted=self.connections_accepted,
             upstream_connections_opened=self.upstream_connections_opened,
@@ -270,6 +304,7 @@ class MetricsSnapshot(msgspec.Struct, frozen=True):
     # counters
     routes: dict[RouteLabels, RouteStats] = {}
     upstreams: dict[UpstreamLabels, UpstreamStats] = {}
+    streams: dict[StreamLabels, StreamStats] = {}
     tallies: dict[TallyLabels, float] = {}
     connections_accepted: int = 0
     upstream_connections_opened: int = 0
@@ -285,8 +320,10 @@ class MetricsSnapshot(msgspec.Struct, frozen=True):
 
     def without_gauges(self) -> "MetricsSnapshot":
         """What remains of a worker that is gone."""
+        streams = {labels: replace(stats, open=0) for labels, stats in self.streams.items()}
         return msgspec.structs.replace(
             self,
+            streams=streams,
             requests_in_flight=0,
             connections_open=0,
             tls_connections_open=0,
@@ -311,6 +348,7 @@ def merge(snapshots: Iterable[MetricsSnapshot]) -> MetricsSnapshot:
     parts = tuple(snapshots)
     routes: dict[RouteLabels, RouteStats] = {}
     upstreams: dict[UpstreamLabels, UpstreamStats] = {}
+    streams: dict[StreamLabels, StreamStats] = {}
     tables: dict[str, int] = {}
     tallies: dict[TallyLabels, float] = {}
     for part in parts:
@@ -318,12 +356,15 @@ def merge(snapshots: Iterable[MetricsSnapshot]) -> MetricsSnapshot:
             routes[route] = routes[route] + stats if route in routes else stats
         for upstream, counts in part.upstreams.items():
             upstreams[upstream] = upstreams[upstream] + counts if upstream in upstreams else counts
+        for stream, flows in part.streams.items():
+            streams[stream] = streams[stream] + flows if stream in streams else flows
         tables = _sum(tables, part.tables)
         for labels, value in part.tallies.items():
             tallies[labels] = tallies.get(labels, 0) + value
     return MetricsSnapshot(
         routes=routes,
         upstreams=upstreams,
+        streams=streams,
         tallies=tallies,
         connections_accepted=sum(p.connections_accepted for p in parts),
         upstream_connections_opened=sum(p.upstream_connections_opened for p in parts),
@@ -449,6 +490,7 @@ CONTENT_TYPE_TEXT = "text/plain; version=0.0.4; charset=utf-8"
 CONTENT_TYPE_OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 _UPSTREAM = ("namespace", "service")
+_STREAM = ("namespace", "service", "port")
 _LE = (*(f'{bound}"}} ' for bound in BUCKET_BOUNDS_S), '+Inf"} ')  # end of a bucket line, up to its value
 
 
@@ -486,6 +528,7 @@ class MetricsCollector(Collector):
         yield from self._upstreams()
         yield from self._features()
         yield from self._connections()
+        yield from self._streams()
         yield from self._table()
         yield from self._controller()
 
@@ -554,6 +597,22 @@ class MetricsCollector(Collector):
             "Access log lines dropped because their reader was too slow.",
             snapshot.access_log_dropped,
         )
+
+    def _streams(self) -> Iterator[Metric]:
+        families: tuple[CounterMetricFamily | GaugeMetricFamily, ...] = (
+            CounterMetricFamily("aioingress_stream_connections", "Connections relayed as they are.", labels=_STREAM),
+            CounterMetricFamily(
+                "aioingress_stream_refused", "Of them, those that no endpoint could be found for.", labels=_STREAM
+            ),
+            CounterMetricFamily("aioingress_stream_received_bytes", "From clients; of ended ones.", labels=_STREAM),
+            CounterMetricFamily("aioingress_stream_sent_bytes", "To clients; of ended ones.", labels=_STREAM),
+            GaugeMetricFamily("aioingress_streams", "Relayed connections that are open.", labels=_STREAM),
+        )
+        for labels, counts in sorted(self._snapshot.streams.items()):
+            values = (counts.opened, counts.refused, counts.received_bytes, counts.sent_bytes, counts.open)
+            for family, value in zip(families, values, strict=True):
+                family.add_metric(labels, value)
+        yield from families
 
     def _table(self) -> Iterator[Metric]:
         facts, snapshot = self._facts, self._snapshot

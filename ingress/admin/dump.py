@@ -22,6 +22,7 @@ from ingress.routing.table import (
     HostRoutes,
     Route,
     RoutingTable,
+    TCPService,
     TrafficPolicy,
     Upstream,
     UpstreamKey,
@@ -120,6 +121,7 @@ class TableDump(msgspec.Struct, frozen=True):
     upstreams: list[UpstreamDump]
     default: RouteDump | None
     verdicts: list[VerdictDump]
+    tcp_services: list[TCPService] = []  # with a filter by host: none
 
 
 class VerdictsDump(msgspec.Struct, frozen=True):
@@ -265,6 +267,7 @@ def dump_table(
             upstreams=[_upstream(table.upstreams[key]) for key in sorted(keys)],
             default=_route(default) if default else None,
             verdicts=[_verdict(v) for v in verdicts],
+            tcp_services=[table.tcp_services[port] for port in sorted(table.tcp_services)] if host is None else [],
         )
     )
 

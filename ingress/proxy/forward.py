@@ -175,7 +175,7 @@ class Forwarder:
             return
         target = exchange.target
         try:
-            exchange.host, trie = snapshot.host(exchange.authority)
+            exchange.host, trie = snapshot.host(exchange.host or exchange.authority)
             if not is_normal(target):
                 route = self._find_unusual(snapshot, trie, exchange)
             else:

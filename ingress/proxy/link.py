@@ -275,25 +275,44 @@ class UpstreamRuntime:
         if self.client_ip is not None:
             client = exchange.client_address
             exchange.hash_key = hash64(client.encode())
-            known = self.client_ip.lookup(client, now)
-            state = self._by_key.get(known) if known is not None else None
-            if state is None:
-                state = ring.pick(now, exchange.hash_key)
-                self.client_ip.assign(client, state.key, now)
-            elif state.ejected_until > now:
-                # An ejection may be over in seconds and must not move the session for hours: go elsewhere, this time.
-                return ring.pick_other(now, exchange.hash_key, (state,)) or state
-            return state
+            return self._pick_client(self.client_ip, client, exchange.hash_key, now, ring)
         assert self.cookies is not None
         return self.cookies.pick(exchange, self._by_key, ring, now)
 
-    def pick_other(self, exchange: Exchange, now: float, tried: Sequence[EndpointState]) -> EndpointState | None:
-        """The endpoint for a further attempt: one that was not tried. Ejected ones are the last resort."""
-        ring = self._ring
-        picker = self.picker if ring is None else ring
-        state = None if picker is None else picker.pick_other(now, exchange.hash_key, tried)
+    def _pick_client(
+        self, affinity: ClientIPAffinity, client: str, key: int, now: float, ring: ConsistentHash
+    ) -> EndpointState:
+        known = affinity.lookup(client, now)
+        state = self._by_key.get(known) if known is not None else None
+        if state is None:
+            state = ring.pick(now, key)
+            affinity.assign(client, state.key, now)
+        elif state.ejected_until > now:
+            # An ejection may be over in seconds and must not move the session for hours: go elsewhere, this time.
+            return ring.pick_other(now, key, (state,)) or state
+        return state
+
+    def pick_stream(self, client: str, key: int, now: float) -> EndpointState | None:
+        """The endpoint for a connection that is relayed as it is: of a request nothing is known but its client. `key` is the hash of that."""
+        picker, ring = self.picker, self._ring
+        if picker is None:
+            return None
+        if self.client_ip is not None and ring is not None:
+            return self._pick_client(self.client_ip, client, key, now, ring)
+        return picker.pick(now, key)
+
+    def pick_untried(self, key: int, now: float, tried: Sequence[EndpointState]) -> EndpointState | None:
+        """The endpoint for a further attempt, less what a cookie must be told. Ejected ones are the last resort."""
+        picker = self.picker if self._ring is None else self._ring
+        state = None if picker is None else picker.pick_other(now, key, tried)
         if state is None:
             state = next((state for state in self._states.values() if state not in tried), None)
+        return state
+
+    def pick_other(self, exchange: Exchange, now: float, tried: Sequence[EndpointState]) -> EndpointState | None:
+        """The endpoint for a further attempt: one that was not tried."""
+        state = self.pick_untried(exchange.hash_key, now, tried)
+        ring = self._ring
         if state is not None and self.cookies is not None and ring is not None:
             self.cookies.moved(exchange, state, ring)
         return state

@@ -25,6 +25,7 @@ from ingress.exchange import (
     iter_fields,
     without_fields,
 )
+from ingress.proxy.client_address import ClientResolver, Hop
 from ingress.proxy.forward import Forwarder
 from ingress.proxy.http1 import (
     CONNECTION,
@@ -71,8 +72,10 @@ class RequestReader:
     _settings: ProxySettings
     _request_actions: FieldActions
     _forwarder: Forwarder
-    _address: str
-    _forwarded: bytes
+    _address: str  # of the hop
+    _forwarded: bytes  # of the hop
+    _hop: Hop
+    _resolver: ClientResolver | None  # who says what a request of this connection is to be taken for; None: the hop
     _scheme: bytes
     _tls: object | None
     _wire: httptools.HttpRequestParser | None
@@ -254,6 +257,9 @@ class RequestReader:
             self._check_limits(exchange, special)
         if _HASH in uri:
             raise Refused(Reason.BAD_REQUEST)
+        if self._resolver is not None:
+            told = [(name, value) for _, name, value in special]
+            self._resolver.settle(exchange, self._hop, told, fields)
         exchange.body_complete = exchange.body_framing == NO_BODY
         self._pending.append(exchange)
         if (

@@ -30,7 +30,16 @@ from ingress.model import (
     Service,
 )
 from ingress.model.cluster import NamespacedName
-from ingress.routing.table import HostAlias, HostPattern, HostRoutes, Route, RoutingTable, Upstream, UpstreamKey
+from ingress.routing.table import (
+    HostAlias,
+    HostPattern,
+    HostRoutes,
+    Route,
+    RoutingTable,
+    TCPService,
+    Upstream,
+    UpstreamKey,
+)
 from ingress.translate.backends import BuiltUpstream, UpstreamSpec, build_upstream
 from ingress.translate.classes import Claim, ClassIndex
 from ingress.translate.conflicts import choose_catch_all, merge_host
@@ -42,11 +51,13 @@ from ingress.translate.fragment import Fragment, build_fallback, build_fragment
 from ingress.translate.options import DEFAULT_OPTIONS
 from ingress.translate.options.parse import Good, ParsedOptions, read_options
 from ingress.translate.report import Report, VerdictBook, shown
+from ingress.translate.tcp_services import TCPFragment, build_tcp_services
 
 _FALLBACK: NamespacedName = ("\0", "default backend of the controller")  # not the name of any Ingress
+_TCP_SERVICES: NamespacedName = ("\0", "TCP services")
 _BACKING = frozenset((Kind.SERVICE, Kind.ENDPOINTS, Kind.ENDPOINT_SLICE))
 _REFERRED = frozenset((Kind.SECRET, Kind.CONFIG_MAP))
-_HOST, _UPSTREAM, _DEFAULT, _ALIAS, _SETTINGS = b"host", b"upstream", b"default", b"alias", b"settings"
+_HOST, _UPSTREAM, _DEFAULT, _ALIAS, _TCP, _SETTINGS = b"host", b"upstream", b"default", b"alias", b"tcp", b"settings"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +66,7 @@ class Compilation:
 
     `verdicts` are sorted. `external_names` are the host names of ExternalName Services in use: whoever resolves names keeps them in
     `ClusterState.resolved`. `served` are the Ingresses of our classes, whatever became of their rules; `references` the Secrets and
-    ConfigMaps that they and the options name, existing or not.
+    ConfigMaps that they and the options name, existing or not; `tcp_namespaces` where the Services of TCP services are, selected or not.
     """
 
     table: RoutingTable
@@ -63,6 +74,7 @@ class Compilation:
     external_names: frozenset[str]
     served: frozenset[ObjectRef]
     references: frozenset[ObjectRef] = frozenset()
+    tcp_namespaces: frozenset[str] = frozenset()
 
 
 def compile_table(
@@ -142,6 +154,8 @@ class _Memory:
         self._claimants: dict[NamespacedName, Fragment] = {}  # of the catch-all
         self._default: Route | None = None
         self._default_digest: bytes | None = None
+        self._tcp: dict[int, TCPService] = {}
+        self._tcp_digests: dict[int, bytes] = {}
         # Layer 3
         self._references: dict[UpstreamKey, int] = {}  # how often hosts and the catch-all name it
         self._users: dict[
@@ -179,7 +193,7 @@ class _Memory:
         dirty_hosts: set[HostPattern] = set()
         recheck: set[NamespacedName] = set()  # Ingresses whose upstreams may have lost or gained their last endpoint
         if first:
-            ingresses.add(_FALLBACK)
+            ingresses |= {_FALLBACK, _TCP_SERVICES}
         catch_all_dirty = first
         for key in ingresses:
             catch_all_dirty |= self._replace_fragment(key, state, dirty_hosts, stale_upstreams)
@@ -193,10 +207,12 @@ class _Memory:
         if len(self._claimants) > 1 and (kinds is None or kinds & _BACKING or resolved_changed):
             catch_all_dirty = True  # who has endpoints decides
         default_changed = catch_all_dirty and self._choose_catch_all(wanted, state)
+        tcp_changed = _TCP_SERVICES in ingresses and self._replace_tcp_services(wanted)
         upstreams_changed = self._update_upstreams(state, stale_upstreams | wanted, recheck)
         for key in recheck:
             self._report_empty(key)
-        return self._publish(hosts_changed, default_changed, upstreams_changed, self._replace_proxy())
+        settings_changed = self._replace_proxy()
+        return self._publish(hosts_changed, default_changed, upstreams_changed, tcp_changed or settings_changed)
 
     # ---- options ----
 
@@ -352,6 +368,8 @@ class _Memory:
         """None for an Ingress that is gone or not ours, and where there is no default backend."""
         if key == _FALLBACK:
             return build_fallback(self._settings, state.services, self._options)
+        if key == _TCP_SERVICES:
+            return build_tcp_services(self._settings, state)
         ingress = state.ingresses.get(key)
         if ingress is None:
             self._ingresses.pop(key, None)
@@ -463,6 +481,20 @@ class _Memory:
         digest = part_digest(_DEFAULT, default) if default is not None else None
         self._digest.replace(self._default_digest, digest)
         self._default_digest = digest
+        return True
+
+    def _replace_tcp_services(self, wanted: set[UpstreamKey]) -> bool:
+        fragment = self._fragments.get(_TCP_SERVICES)
+        old, new = self._tcp, fragment.tcp if isinstance(fragment, TCPFragment) else {}
+        if new == old:
+            return False
+        self._count((service.upstream for service in new.values()), +1, wanted)
+        self._count((service.upstream for service in old.values()), -1, wanted)
+        self._tcp = new
+        digests = {port: part_digest(_TCP, service) for port, service in new.items()}
+        for port in old.keys() | new.keys():
+            self._digest.replace(self._tcp_digests.get(port), digests.get(port))
+        self._tcp_digests = digests
         return True
 
     def _is_served(self, fragment: Fragment, state: ClusterState) -> bool:
@@ -580,10 +612,10 @@ class _Memory:
     # ---- the result ----
 
     def _publish(
-        self, hosts_changed: bool, default_changed: bool, upstreams_changed: bool, settings_changed: bool
+        self, hosts_changed: bool, default_changed: bool, upstreams_changed: bool, others_changed: bool
     ) -> Compilation:
         last = self._result
-        if last is None or hosts_changed or default_changed or upstreams_changed or settings_changed:
+        if last is None or hosts_changed or default_changed or upstreams_changed or others_changed:
             # The dictionaries of a table that was handed out are never written to again.
             table = RoutingTable(
                 id=self._digest.hexdigest(),
@@ -591,6 +623,7 @@ class _Memory:
                 aliases=self._aliases,
                 upstreams=dict(self._upstreams) if last is None or upstreams_changed else last.table.upstreams,
                 default=self._default,
+                tcp_services=self._tcp,
                 settings=self._proxy,
             )
         else:
@@ -607,7 +640,9 @@ class _Memory:
             self._references_changed = False
         else:
             references = last.references
-        self._result = Compilation(table, verdicts, external_names, served, references)
+        tcp = self._fragments.get(_TCP_SERVICES)
+        tcp_namespaces = frozenset(namespace for namespace, _ in tcp.services) if tcp is not None else frozenset()
+        self._result = Compilation(table, verdicts, external_names, served, references, tcp_namespaces)
         return self._result
 
 

@@ -19,7 +19,7 @@ from ingress.translate.names import parse_host
 from ingress.translate.paths import parse_rule_path
 from ingress.translate.report import Report
 
-from .build import backend, endpoints_of, ingress, ingress_class, path, rule, service, slice_of, state_of
+from .build import backend, config_map, endpoints_of, ingress, ingress_class, path, rule, service, slice_of, state_of
 
 # A small world, so that objects meet: few names, few hosts, few addresses.
 NAMES = st.sampled_from(["a", "b", "c"])
@@ -142,7 +142,15 @@ def ingress_classes(draw: st.DrawFn) -> IngressClass:
     return ingress_class(draw(st.sampled_from(["mine", "nginx"])), controller, draw(st.booleans()))
 
 
-OBJECTS = st.one_of(ingresses(), ingresses(), services(), slices(), manual(), ingress_classes())
+@st.composite
+def tcp_services(draw: st.DrawFn) -> KubernetesObject:
+    targets = st.builds(
+        "{}/{}:{}{}".format, st.sampled_from("nm"), SERVICES, PORTS, st.sampled_from(["", ":PROXY", ":?"])
+    )
+    return config_map("tcp", draw(st.dictionaries(st.sampled_from(["1", "2", "80", "x"]), targets, max_size=3)), "n")
+
+
+OBJECTS = st.one_of(ingresses(), ingresses(), services(), slices(), manual(), ingress_classes(), tcp_services())
 RESOLVED = st.dictionaries(
     st.sampled_from(["e.example.com", "f.example.com", "localhost"]),
     st.lists(st.sampled_from(["192.0.2.1", "127.0.0.1"]), max_size=2).map(tuple),
@@ -152,6 +160,7 @@ SETTINGS = st.sampled_from(
         TranslateSettings(),
         TranslateSettings(default_backend_service=("n", "s"), external_name_loopback=False),
         TranslateSettings(classes=ClassSettings(ingress_class="mine"), external_name_enabled=False),
+        TranslateSettings(tcp_services=("n", "tcp"), reserved_ports=frozenset((80,))),
     ]
 )
 
@@ -222,6 +231,7 @@ def test_tables_hold_together(objects: list[KubernetesObject], config: Translate
     table = result.table
     named = {r.upstream for h in table.hosts.values() for r in (*h.routes, h.default) if r is not None}
     named.add(table.default.upstream if table.default is not None else None)
+    named |= {tcp.upstream for tcp in table.tcp_services.values()}
     assert named - {None} == set(table.upstreams)
     for host, routes in table.hosts.items():
         assert routes.host == host

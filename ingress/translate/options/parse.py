@@ -216,6 +216,8 @@ def _combined(value: Mapping[str, Any], base: ProxySettings) -> dict[str, Any]:
     changes: dict[str, Any] = {}
     if value.get("disable-access-log") or value.get("disable-http-access-log"):
         changes["proxy.access_log"] = False
+    if value.get("disable-access-log") or value.get("disable-stream-access-log"):
+        changes["proxy.stream.access_log"] = False
     if value.get("log-format-escape-none"):
         changes["proxy.log.escape"] = "none"  # wins over JSON, as in ingress-nginx
     elif value.get("log-format-escape-json"):

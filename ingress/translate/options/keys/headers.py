@@ -10,6 +10,7 @@ from ingress.translate.options.keys.base import EMPTY_OR_OFF, Key, differs, no_e
 _LIVE = "tests/proxy/test_options_headers.py::"
 _BLOCK = "tests/proxy/test_options_blocks.py::"
 _BODIES = "tests/e2e/test_responses.py::test_options_about_responses"
+_CLIENT = "tests/proxy/test_client_address.py::"
 _RE2 = "regular expressions are RE2's (no look-around); a bad entry is left out, and the list before it stays in force as well"
 _OURS = "ingress-nginx has no such option"
 
@@ -134,20 +135,65 @@ KEYS = (
         strict=True,
     ),
     # ---- who the client is
-    same("use-forwarded-headers", "false", "proxy.client.forwarded_headers", boolean, "true"),
-    same("compute-full-forwarded-for", "false", "proxy.client.full_forwarded_for", boolean, "true"),
-    same("forwarded-for-header", "X-Forwarded-For", "proxy.client.forwarded_for_header", values.field_name, "X-Client"),
-    same("enable-real-ip", "false", "proxy.client.real_ip", boolean, "true"),
+    differs(
+        "use-forwarded-headers",
+        "false",
+        "proxy.client.forwarded_headers",
+        boolean,
+        "true",
+        "X-Forwarded-Proto, -Port and -Host are believed of peers in `proxy-real-ip-cidr` only",
+        _CLIENT + "test_forwarded_headers_of_a_trusted_peer",
+    ),
+    differs(
+        "compute-full-forwarded-for",
+        "false",
+        "proxy.client.full_forwarded_for",
+        boolean,
+        "true",
+        "what others than peers in `proxy-real-ip-cidr` wrote is not passed on",
+        _CLIENT + "test_full_forwarded_for",
+    ),
+    same(
+        "forwarded-for-header",
+        "X-Forwarded-For",
+        "proxy.client.forwarded_for_header",
+        values.field_name,
+        "X-Client",
+        _CLIENT + "test_another_header_for_the_address",
+    ),
+    same(
+        "enable-real-ip",
+        "false",
+        "proxy.client.real_ip",
+        boolean,
+        "true",
+        _CLIENT + "test_real_ip_believes_the_address_alone",
+    ),
     same(
         "proxy-real-ip-cidr",
         "0.0.0.0/0",
         "proxy.client.trusted_networks",
         values.networks,
         "192.0.2.0/24",
+        _CLIENT + "test_nothing_is_believed_of_others",
         note="a bad entry is left out; with none left, nobody is trusted",
     ),
-    same("use-proxy-protocol", "false", "proxy.client.proxy_protocol", boolean, "true"),
-    same("proxy-protocol-header-timeout", "5s", "proxy.client.proxy_protocol_timeout_s", values.go_duration_s, "1m30s"),
+    same(
+        "use-proxy-protocol",
+        "false",
+        "proxy.client.proxy_protocol",
+        boolean,
+        "true",
+        _CLIENT + "test_port_and_address_of_the_header",
+    ),
+    same(
+        "proxy-protocol-header-timeout",
+        "5s",
+        "proxy.client.proxy_protocol_timeout_s",
+        values.go_duration_s,
+        "1m30s",
+        _CLIENT + "test_a_header_must_come_in_time",
+    ),
     no_effect(
         "forwarded-for-proxy-protocol-header",
         "X-Forwarded-For-Proxy-Protocol",
