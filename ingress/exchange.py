@@ -89,6 +89,29 @@ class Downstream(Protocol):
     def resume_request_body(self) -> None: ...
 
 
+class ClientTLS(Protocol):
+    """What hooks may ask of the connection of an exchange that came by TLS."""
+
+    @property
+    def server_name(self) -> str:
+        """The name that the client asked for (SNI), lower case without final dot; empty: none."""
+
+    @property
+    def verify(self) -> str:
+        """nginx's $ssl_client_verify: `NONE` (no certificate), `SUCCESS`, `FAILED:reason`."""
+
+    @property
+    def subject_dn(self) -> str:
+        """Of the client's certificate, as RFC 2253; empty without one. So is `issuer_dn`."""
+
+    @property
+    def issuer_dn(self) -> str: ...
+
+    @property
+    def pem(self) -> str | None:
+        """The client's certificate, without its chain."""
+
+
 class DirectResponse:
     """An answer without asking an endpoint. `body` None: the error page of the status, in the form that the client accepts.
 
@@ -246,7 +269,7 @@ class Exchange:
         self.response_bytes = 0  # of body
         self.finished = False
 
-        self.tls: Any = None  # proxy.tls.ConnectionInfo of a connection that came by TLS
+        self.tls: ClientTLS | None = None  # None: the connection came without TLS
         self.remote_user = b""  # who authenticated, for the access log
         self.notes: dict[str, Any] | None = None  # what hooks tell each other, by middleware
         self.cleanups: list[Callable[[], None]] | None = None

@@ -171,11 +171,17 @@ class HostRoutes(msgspec.Struct, frozen=True):
 
     A host that exists but has no matching path never falls through to a wildcard or the empty host (ingress-nginx builds one
     server per host): it gets `default`, or else the table's default backend, or else 404.
+
+    `features` act on every request for the host, besides those of its route, which win over one of the same name; `unmatched` win over
+    them where no route and no `default` of the host takes the request. `certificate`: one is configured for the host, its own or a default one.
     """
 
     host: HostPattern
     routes: tuple[Route, ...]
     default: Route | None = None
+    certificate: bool = False
+    features: tuple[Feature, ...] = ()
+    unmatched: tuple[Feature, ...] = ()
 
 
 class TCPService(msgspec.Struct, frozen=True):

@@ -6,6 +6,8 @@ Three layers, each rebuilt only where something below it changed:
 2. hosts and the catch-all: all fragments that have the host (`conflicts`);
 3. upstreams: a Service port with its endpoints (`backends`).
 
+TLS (`tls.hosts`) is part of layer 2: the certificate of a host is chosen where its routes are.
+
 An endpoint that comes or goes touches layer 3 alone. What comes out equal is the same object as before, so that `diff_tables` and the
 workers need not look into it.
 """
@@ -32,13 +34,15 @@ from ingress.model.cluster import NamespacedName
 from ingress.routing.table import HostPattern, HostRoutes, Route, RoutingTable, Upstream, UpstreamKey
 from ingress.translate.backends import BuiltUpstream, build_upstream
 from ingress.translate.classes import Claim, ClassIndex
-from ingress.translate.conflicts import choose_catch_all, merge_host
+from ingress.translate.conflicts import by_precedence, choose_catch_all, merge_host
 from ingress.translate.context import Context, objects_of
 from ingress.translate.digest import TableDigest, part_digest
 from ingress.translate.features import FeatureParser
 from ingress.translate.fragment import Fragment, build_fallback, build_fragment
 from ingress.translate.options import DEFAULT_OPTIONS, check_options
 from ingress.translate.report import Report, VerdictBook, shown
+from ingress.translate.tls.hosts import CertificateUse, wildcard_above
+from ingress.translate.tls.layer import TLSLayer
 
 _FALLBACK: NamespacedName = ("\0", "default backend of the controller")  # not the name of any Ingress
 _BACKING = frozenset((Kind.SERVICE, Kind.ENDPOINTS, Kind.ENDPOINT_SLICE))
@@ -52,7 +56,7 @@ class Compilation:
 
     `verdicts` are sorted. `external_names` are the host names of ExternalName Services in use: whoever resolves names keeps them in
     `ClusterState.resolved`. `served` are the Ingresses of our classes, whatever became of their rules; `references` the Secrets and
-    ConfigMaps that they name, existing or not.
+    ConfigMaps that they name, existing or not. `certificates` are those in use, by host.
     """
 
     table: RoutingTable
@@ -60,6 +64,7 @@ class Compilation:
     external_names: frozenset[str]
     served: frozenset[ObjectRef]
     references: frozenset[ObjectRef] = frozenset()
+    certificates: tuple[CertificateUse, ...] = ()
 
 
 def compile_table(
@@ -122,6 +127,7 @@ class _Memory:
         self._hosts: dict[HostPattern, HostRoutes] = {}
         self._host_digests: dict[HostPattern, bytes] = {}
         self._claimants: dict[NamespacedName, Fragment] = {}  # of the catch-all
+        self._tls = TLSLayer(settings, self._options, self._digest, self._verdicts)
         self._default: Route | None = None
         self._default_digest: bytes | None = None
         # Layer 3
@@ -164,6 +170,8 @@ class _Memory:
             recheck.add(key)
 
         wanted: set[UpstreamKey] = set()  # upstreams that came or went
+        if kinds is None or Kind.SECRET in kinds:
+            self._tls.update_default(objects_of(state))
         hosts_changed = self._merge_hosts(dirty_hosts, wanted)
         if len(self._claimants) > 1 and (kinds is None or kinds & _BACKING or resolved_changed):
             catch_all_dirty = True  # who has endpoints decides
@@ -299,7 +307,7 @@ class _Memory:
             self._serve(key, None)
             return None
         self._serve(key, ingress.ref)
-        context = Context(self._settings, self._options, self._parsers, objects_of(state))
+        context = Context(self._settings, self._options, self._parsers, objects_of(state), self._tls.store)
         return build_fragment(ingress, state.services, context)
 
     def _serve(self, key: NamespacedName, ref: ObjectRef | None) -> None:
@@ -326,6 +334,7 @@ class _Memory:
             referrers.discard(key)
             if not referrers:
                 del self._referrers[ref], self._objects[ref]
+                self._tls.forget(ref)
 
     def _forget_service(self, owner: NamespacedName, ingress: NamespacedName) -> None:
         users = self._named_by[owner]
@@ -337,17 +346,32 @@ class _Memory:
     # ---- layer 2 ----
 
     def _merge_hosts(self, dirty: Iterable[HostPattern], wanted: set[UpstreamKey]) -> bool:
-        changed = False
+        wildcards, exact = [], set()
         for host in dirty:
+            if host.startswith("*."):
+                wildcards.append(host)
+            else:
+                exact.add(host)
+        changed = self._merge(wildcards, wanted)
+        below = self._tls.changed_wildcards()
+        if below:  # whoever has no certificate of its own shows that of its wildcard
+            exact |= {host for host in self._members if wildcard_above(host) in below}
+        return self._merge(exact, wanted) or changed
+
+    def _merge(self, hosts: Iterable[HostPattern], wanted: set[UpstreamKey]) -> bool:
+        changed = False
+        for host in hosts:
             members = self._members[host]
             old = self._hosts.get(host)
             if members:
-                merged = merge_host(host, members.values())
-                new: HostRoutes | None = merged.routes
+                fragments = by_precedence(members.values())
+                merged = merge_host(host, fragments)
+                new: HostRoutes | None = self._tls.merge(merged.routes, fragments)
                 self._verdicts.put(("host", host), merged.verdicts)
             else:
                 del self._members[host]
                 new = None
+                self._tls.remove(host)
                 self._verdicts.put(("host", host), ())
             if new == old:
                 continue
@@ -496,13 +520,17 @@ class _Memory:
 
     def _publish(self, hosts_changed: bool, default_changed: bool, upstreams_changed: bool) -> Compilation:
         last = self._result
-        if last is None or hosts_changed or default_changed or upstreams_changed:
+        tls_changed = self._tls.changed()
+        if last is None or hosts_changed or default_changed or upstreams_changed or tls_changed:
             # The dictionaries of a table that was handed out are never written to again.
             table = RoutingTable(
                 id=self._digest.hexdigest(),
                 hosts=dict(self._hosts) if last is None or hosts_changed else last.table.hosts,
                 upstreams=dict(self._upstreams) if last is None or upstreams_changed else last.table.upstreams,
                 default=self._default,
+                certificates=self._tls.certificates() if last is None or tls_changed else last.table.certificates,
+                tls_hosts=self._tls.hosts() if last is None or tls_changed else last.table.tls_hosts,
+                default_certificate=self._tls.default_certificate,
             )
         else:
             table = last.table
@@ -514,11 +542,12 @@ class _Memory:
         else:
             served = last.served
         if self._references_changed or last is None:
-            references = frozenset(self._objects)
+            references = frozenset(self._objects) | self._tls.references
             self._references_changed = False
         else:
             references = last.references
-        self._result = Compilation(table, verdicts, external_names, served, references)
+        uses = self._tls.uses() if last is None or tls_changed else last.certificates
+        self._result = Compilation(table, verdicts, external_names, served, references, uses)
         return self._result
 
 

@@ -8,12 +8,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+import msgspec
+
 from ingress.config import TranslateSettings
 from ingress.errors import Verdict, VerdictReason
 from ingress.model import Ingress, ObjectRef, Service
 from ingress.model.cluster import NamespacedName
 from ingress.model.kubernetes import HTTPIngressPath, IngressBackend, IngressRule
-from ingress.routing.table import ANY_HOST, HostPattern, PathType, Route, TrafficPolicy, UpstreamKey, UpstreamProtocol
+from ingress.routing.https import CLIENT_CERTIFICATE, TLS_REDIRECT, ClientCertificate
+from ingress.routing.table import (
+    ANY_HOST,
+    Feature,
+    HostPattern,
+    PathType,
+    Route,
+    TrafficPolicy,
+    UpstreamKey,
+    UpstreamProtocol,
+)
 from ingress.translate.annotations import DEFAULT_ASK, NO_ANNOTATIONS, AnnotationPolicy, UpstreamAsk, parse_annotations
 from ingress.translate.backends import UpstreamSpec, app_protocol, find_port, upstream_spec
 from ingress.translate.context import Context
@@ -21,6 +33,8 @@ from ingress.translate.names import is_object_name, is_port_name, parse_host
 from ingress.translate.paths import looks_like_regex, parse_path_type, parse_rule_path
 from ingress.translate.references import references_of
 from ingress.translate.report import Report, shown
+from ingress.translate.annotations.tls import NO_ASK, TLSAsk
+from ingress.translate.tls.section import HostCertificates, SectionReader
 
 UNKNOWN_AGE = float("-inf")
 """Objects without creationTimestamp (files) count as older than all others."""
@@ -63,6 +77,8 @@ class Fragment:
     services: frozenset[NamespacedName] = frozenset()
     verdicts: tuple[Verdict, ...] = ()
     references: frozenset[ObjectRef] = frozenset()  # Secrets and ConfigMaps that decide about it, existing or not
+    certificates: Mapping[HostPattern, HostCertificates] = field(default_factory=dict)  # of its hosts, by its tls section
+    tls_ask: TLSAsk = NO_ASK
 
     @property
     def name(self) -> str:
@@ -177,7 +193,6 @@ class _Builder:
         self._policy = parse_annotations(
             ingress.metadata.annotations,
             context.settings.annotation_prefixes,
-            has_tls=bool(spec.tls),
             report=report,
             context=context,
             namespace=self._namespace,
@@ -186,19 +201,14 @@ class _Builder:
         references = self._policy.references | references_of(ingress)
         if self._policy.left_out:
             return Fragment(ingress.ref, ingress.origin, created, verdicts=report.verdicts(), references=references)
-        if spec.tls:
-            report.warning(
-                "spec.tls",
-                VerdictReason.UNSUPPORTED_FIELD,
-                "TLS is not terminated yet: its hosts are served over plain HTTP.",
-            )
         rules = spec.rules or ()
         hosts, catch_all = self._hosts(rules), None
         if spec.default_backend is not None:
             default = self._default_backend(spec.default_backend)
             if default is not None:
                 if not rules:
-                    catch_all = Placed(self._route(ANY_HOST, "/", PathType.PREFIX, default), "spec.defaultBackend")
+                    route = self._route(ANY_HOST, "/", PathType.PREFIX, default)
+                    catch_all = Placed(self._of_no_host(route), "spec.defaultBackend")
                 for host, part in hosts.items():
                     part.default = Placed(self._route(host, "/", PathType.PREFIX, default), "spec.defaultBackend")
         elif not rules:
@@ -207,6 +217,7 @@ class _Builder:
                 VerdictReason.INVALID_OBJECT,
                 "It has neither rules nor a default backend, so it serves nothing.",
             )
+        certificates = SectionReader(ingress, context.certificates, context.objects, report).read(hosts)
         return Fragment(
             ingress.ref,
             ingress.origin,
@@ -217,7 +228,23 @@ class _Builder:
             frozenset(self.services),
             report.verdicts(),
             references,
+            certificates,
+            self._policy.tls,
         )
+
+    def _of_no_host(self, route: Route) -> Route:
+        """Hosts redirect to HTTPS and ask for certificates. The default backend of all hosts does neither, as in ingress-nginx; a rule about
+        client certificates can't be kept there, so that it closes it."""
+        features = tuple(f for f in route.features if f.name != TLS_REDIRECT)
+        client = self._policy.tls.client
+        if client is not None:
+            features = (Feature(CLIENT_CERTIFICATE, msgspec.to_builtins(ClientCertificate(closed=True))), *features)
+            self._report.error(
+                f"metadata.annotations[{client.key}]",
+                VerdictReason.ACCESS_RULE_REJECTED,
+                "Without rules there is no host whose clients could be asked for a certificate: the default backend is closed (403).",
+            )
+        return route if features == route.features else msgspec.structs.replace(route, features=features)
 
     def _has_valid_name(self) -> bool:
         for label, text in (("namespace", self._namespace), ("name", self._name)):

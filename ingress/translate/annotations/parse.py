@@ -32,6 +32,8 @@ from ingress.translate.annotations.snippets import access_directive
 from ingress.translate.context import NO_CONTEXT, Context
 from ingress.translate.features import AnnotationReader, field_of, parse_features
 from ingress.translate.report import Report, shown
+from ingress.translate.annotations.tls import NAMES as TLS_NAMES
+from ingress.translate.annotations.tls import NEVER_REDIRECTED, parse_tls_ask, redirect_feature
 
 OWN_PREFIX = "aioingress.io/"
 
@@ -62,7 +64,7 @@ READ = frozenset(
         "proxy-next-upstream-tries",
         "proxy-next-upstream-timeout",
         "backend-protocol",
-        "ssl-redirect",
+        *TLS_NAMES,
         "canary",
     )
 )
@@ -84,13 +86,12 @@ def parse_annotations(
     annotations: Mapping[str, str] | None,
     prefixes: Sequence[str],
     *,
-    has_tls: bool,
     report: Report,
     context: Context = NO_CONTEXT,
     namespace: str = "",
     ingress: str = "",
 ) -> AnnotationPolicy:
-    """`prefixes` in order of precedence: the first that has a name decides its value. `has_tls`: the Ingress has a tls section."""
+    """`prefixes` in order of precedence: the first that has a name decides its value."""
     found: dict[str, tuple[str, str]] = {}
     for prefix in reversed(prefixes) if annotations else ():
         for key, value in (annotations or {}).items():
@@ -108,7 +109,9 @@ def parse_annotations(
     protocol, closed_status, closed_reason = _backend_protocol(reader)
     if protocol is not None:
         ask = UpstreamAsk(ask.load_balance, ask.hash_key, ask.cookie, protocol)
-    _ssl_redirect(reader, has_tls)
+    tls = parse_tls_ask(
+        features, context.settings.https_port, passthrough_enabled=context.settings.ssl_passthrough
+    )
     parsed, refused = parse_features(context.parsers, features)
     if refused:
         closed_status, closed_reason = 503, refused
@@ -117,8 +120,12 @@ def parse_annotations(
         if reason:
             # An access rule outweighs a protocol that isn't spoken: 503 whichever comes first.
             closed_status, closed_reason = 503, closed_reason if closed_status == 503 and closed_reason else reason
+    if closed_reason and closed_status == 503:
+        parsed = (*parsed, NEVER_REDIRECTED)
+    elif tls.redirect is not None:
+        parsed = (*parsed, redirect_feature(tls.redirect))
     return AnnotationPolicy(
-        traffic, ask, closed_status, closed_reason, features=parsed, references=frozenset(features.references)
+        traffic, ask, closed_status, closed_reason, features=parsed, tls=tls, references=frozenset(features.references)
     )
 
 
@@ -296,14 +303,6 @@ def _backend_protocol(reader: _Reader) -> tuple[UpstreamProtocol | None, int, st
         return None, 502, f"{shown(key)}: {name} is not supported"
     reader.invalid(key, value, f"The value of {shown(key)} is not used: it is not a protocol. HTTP is in force.")
     return None, 503, ""
-
-
-def _ssl_redirect(reader: _Reader, has_tls: bool) -> None:
-    entry = reader.found.get("ssl-redirect")
-    if reader.take("ssl-redirect", values.boolean, False) and has_tls and entry is not None:
-        reader.unsupported(
-            entry[0], entry[1], "Redirects to HTTPS are not supported yet: plain HTTP is served as well."
-        )
 
 
 def _not_read(reader: _Reader, name: str) -> str:

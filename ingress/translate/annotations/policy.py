@@ -7,6 +7,7 @@ import msgspec
 from ingress.model import ObjectRef
 from ingress.routing.table import CookieAffinity, Feature, HashPart, LoadBalance, TrafficPolicy, UpstreamProtocol
 from ingress.translate.options.model import DEFAULT_OPTIONS
+from ingress.translate.annotations.tls import NO_ASK, TLSAsk
 
 
 class UpstreamAsk(msgspec.Struct, frozen=True):
@@ -35,6 +36,7 @@ class AnnotationPolicy:
     closed_reason: str = ""
     left_out: bool = False
     features: tuple[Feature, ...] = ()
+    tls: TLSAsk = NO_ASK
     references: frozenset[ObjectRef] = frozenset()  # Secrets and ConfigMaps that were asked for, existing or not
 
 
