@@ -359,7 +359,13 @@ def cli() -> None:
     "--default-ssl-certificate",
     type=SECRET,
     show_envvar=True,
-    help="Secret with the certificate for hosts without one. Watched, but not used yet: TLS is still to come.",
+    help="Secret with the certificate for hosts without one. Default: a self-signed one, made at the start.",
+)
+@click.option(
+    "--enable-ssl-passthrough",
+    **SWITCH,
+    show_envvar=True,
+    help="Let Ingresses ask (annotation ssl-passthrough) that TLS connections for their hosts go to the backend unopened.",
 )
 @click.option(
     "--update-status",
@@ -470,6 +476,7 @@ def serve(
     configmap: tuple[str, str] | None,
     tcp_services_configmap: tuple[str, str] | None,
     default_ssl_certificate: tuple[str, str] | None,
+    enable_ssl_passthrough: bool,
     update_status: bool,
     update_status_on_shutdown: bool,
     publish_service: tuple[str, str] | None,
@@ -541,6 +548,9 @@ def serve(
             config_map=configmap,
             external_name_loopback=bool(manifests),
             external_name_enabled=not disable_svc_external_name,
+            default_certificate=default_ssl_certificate,
+            ssl_passthrough=enable_ssl_passthrough,
+            https_port=https_address[0].port if https_address else 443,
         ),
         proxy=ProxySettings(drain_timeout_s=drain_timeout, access_log=access_log),
     )

@@ -122,7 +122,9 @@ class TranslateSettings:
     external_name_loopback: bool = True  # standalone mode may point ExternalName at loopback; a cluster may not
     external_name_enabled: bool = True
     proxy: ProxySettings = ProxySettings()  # what the options ConfigMap is laid over
-    default_certificate: tuple[str, str] | None = None  # (namespace, name) of a Secret: for hosts without a certificate of their own
+    default_certificate: tuple[str, str] | None = (
+        None  # (namespace, name) of a Secret: for hosts without a certificate of their own
+    )
     fallback_certificate: Any = None  # routing.tls.Certificate where that has none
     ssl_passthrough: bool = False  # whether Ingresses may ask for it
     https_port: int = 443  # in redirects with port

@@ -1,10 +1,11 @@
 """The routing table and its verdicts as JSON. Pure; tables are immutable, so it may run in a thread.
 
-Nothing secret is in a table (certificates and credentials are not part of it). A verdict quotes the offending value,
-which for a Secret would be its content: those values are left out.
+A table holds private keys and what features know of credentials: neither is shown, of a certificate only what every
+client sees. A verdict quotes the offending value, which for a Secret would be its content: those values are left out.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
+from datetime import datetime
 
 import msgspec
 
@@ -22,6 +23,8 @@ from ingress.routing.table import (
     UpstreamKey,
     UpstreamProtocol,
 )
+from ingress.routing.tls import CertificateKey, TLSHost
+from ingress.translate.tls.inspect import facts_of_chain
 
 HIDDEN = "(hidden)"
 
@@ -54,6 +57,7 @@ class HostDump(msgspec.Struct, frozen=True):
     host: HostPattern
     routes: list[RouteDump]
     default: RouteDump | None
+    certificate: bool = False  # one is configured for the host: plain HTTP may be redirected
 
 
 class UpstreamDump(msgspec.Struct, frozen=True):
@@ -66,6 +70,28 @@ class UpstreamDump(msgspec.Struct, frozen=True):
     balancing: Balancing
 
 
+class CertificateDump(msgspec.Struct, frozen=True):
+    """Of the first certificate of a chain."""
+
+    subject: str
+    names: list[str]
+    issuer: str
+    not_before: datetime
+    not_after: datetime
+    serial_number: str  # hexadecimal, as OpenSSL writes it
+    fingerprint: str  # SHA-256
+    key_algorithm: str
+
+
+class TLSHostDump(msgspec.Struct, frozen=True):
+    host: HostPattern
+    certificates: list[CertificateDump]  # empty: the default certificate
+    client_verify: str | None  # null: no client is asked for a certificate
+    client_verify_depth: int | None
+    ciphers: str
+    passthrough: str
+
+
 class TableDump(msgspec.Struct, frozen=True):
     """What `/debug/table` answers; `msgspec.json.decode(body, type=TableDump)` reads it back."""
 
@@ -75,6 +101,8 @@ class TableDump(msgspec.Struct, frozen=True):
     upstreams: list[UpstreamDump]
     default: RouteDump | None
     verdicts: list[VerdictDump]
+    tls_hosts: list[TLSHostDump] = []
+    default_certificate: CertificateDump | None = None
 
 
 class VerdictsDump(msgspec.Struct, frozen=True):
@@ -104,7 +132,34 @@ def _route(r: Route) -> RouteDump:
 
 
 def _host(h: HostRoutes) -> HostDump:
-    return HostDump(h.host, [_route(r) for r in h.routes], _route(h.default) if h.default else None)
+    default = _route(h.default) if h.default else None
+    return HostDump(h.host, [_route(r) for r in h.routes], default, h.certificate)
+
+
+def _certificate(table: RoutingTable, key: CertificateKey) -> CertificateDump:
+    facts = facts_of_chain(table.certificates[key].chain)
+    return CertificateDump(
+        subject=facts.subject,
+        names=list(facts.names),
+        issuer=facts.issuer,
+        not_before=facts.not_before,
+        not_after=facts.not_after,
+        serial_number=f"{facts.serial_number:X}",
+        fingerprint=facts.fingerprint,
+        key_algorithm=facts.key_algorithm,
+    )
+
+
+def _tls_host(table: RoutingTable, h: TLSHost) -> TLSHostDump:
+    client = h.client_auth
+    return TLSHostDump(
+        host=h.host,
+        certificates=[_certificate(table, key) for key in h.certificates],
+        client_verify=None if client is None else client.verify.value,
+        client_verify_depth=None if client is None else client.depth,
+        ciphers=h.ciphers,
+        passthrough=h.passthrough,
+    )
 
 
 def _upstream(u: Upstream) -> UpstreamDump:
@@ -112,8 +167,8 @@ def _upstream(u: Upstream) -> UpstreamDump:
     return UpstreamDump(u.key, u.namespace, u.service, u.port, u.protocol, endpoints, u.balancing)
 
 
-def host_pattern(table: RoutingTable, asked: str) -> HostPattern | None:
-    """The pattern of the table that answers for a host: itself, the wildcard that covers its first label, any host;
+def host_pattern(patterns: Container[HostPattern], asked: str) -> HostPattern | None:
+    """The one of `patterns` that answers for a host: itself, the wildcard that covers its first label, any host;
     or None.
 
     `asked` may also be a pattern, and may carry a port.
@@ -124,7 +179,7 @@ def host_pattern(table: RoutingTable, asked: str) -> HostPattern | None:
         host = name
     wildcard = "*." + host.partition(".")[2]
     for pattern in (HostPattern(host), HostPattern(wildcard), ANY_HOST):
-        if pattern in table.hosts:
+        if pattern in patterns:
             return pattern
     return None
 
@@ -143,9 +198,14 @@ def dump_table(
     if host is None:
         hosts = [table.hosts[key] for key in sorted(table.hosts)]
     else:
-        pattern = host_pattern(table, host)
+        pattern = host_pattern(table.hosts, host)
         hosts = [] if pattern is None else [table.hosts[pattern]]
     default = _default_for(table, hosts, filtered=host is not None)
+    if host is None:
+        tls_hosts = [table.tls_hosts[key] for key in sorted(table.tls_hosts)]
+    else:
+        pattern = host_pattern(table.tls_hosts, host)
+        tls_hosts = [] if pattern is None else [table.tls_hosts[pattern]]
     if host is None:
         keys = set(table.upstreams)
     else:
@@ -159,6 +219,10 @@ def dump_table(
             upstreams=[_upstream(table.upstreams[key]) for key in sorted(keys)],
             default=_route(default) if default else None,
             verdicts=[_verdict(v) for v in verdicts],
+            tls_hosts=[_tls_host(table, h) for h in tls_hosts],
+            default_certificate=(
+                None if table.default_certificate is None else _certificate(table, table.default_certificate)
+            ),
         )
     )
 

@@ -2,9 +2,16 @@
 
 from typing import Any
 
+from ingress.middleware import client_certificate, hsts, tls_redirect
 from ingress.middleware.base import MiddlewareSpec
 
-SPECS: tuple[MiddlewareSpec[Any], ...] = ()
+SPECS: tuple[MiddlewareSpec[Any], ...] = (
+    # HOST: hsts first, so that its response hook has the last word
+    hsts.SPEC,
+    client_certificate.SPEC,
+    # TLS_REDIRECT
+    tls_redirect.SPEC,
+)
 
 BY_NAME: dict[str, MiddlewareSpec[Any]] = {spec.name: spec for spec in SPECS}
 

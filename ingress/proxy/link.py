@@ -30,6 +30,7 @@ from ingress.routing.table import (
     AffinityMode,
     Balancing,
     Endpoint,
+    Feature,
     HostPattern,
     HostRoutes,
     LoadBalance,
@@ -365,7 +366,7 @@ class Runtime:
     def link(self, table: RoutingTable) -> Snapshot:
         """Bind a whole table."""
         self._update_upstreams(table.upstreams.values())
-        snapshot = self._snapshot(table, HostIndex((h, self._trie(r)) for h, r in table.hosts.items()))
+        snapshot = self._snapshot(table, HostIndex((h, self._trie(r, table.default)) for h, r in table.hosts.items()))
         self._retire(self.upstreams.keys() - table.upstreams.keys())
         return snapshot
 
@@ -373,12 +374,15 @@ class Runtime:
         """Bind what changed since `snapshot`; raises ValueError when the delta is against another table."""
         table = apply_delta(snapshot.table, delta)
         self._update_upstreams(delta.upstreams.values())
-        if delta.hosts or delta.removed_hosts:
+        changed = delta.hosts
+        if delta.default_changed:  # it answers on hosts with features of their own, too
+            changed = {h: r for h, r in table.hosts.items() if r.features and r.default is None} | changed
+        if changed or delta.removed_hosts:
             hosts = snapshot.hosts.copy()
             for host in delta.removed_hosts:
                 hosts.remove(host)
-            for host, routes in delta.hosts.items():
-                hosts.set(host, self._trie(routes))
+            for host, routes in changed.items():
+                hosts.set(host, self._trie(routes, table.default))
         else:
             hosts = snapshot.hosts
         linked = self._snapshot(table, hosts)
@@ -414,29 +418,42 @@ class Runtime:
             if runtime is not None:
                 runtime.retire()
 
-    def _trie(self, routes: HostRoutes) -> PathTrie[LinkedRoute]:
-        trie: PathTrie[LinkedRoute] = PathTrie(None if routes.default is None else self._linked(routes.default))
+    def _trie(self, routes: HostRoutes, table_default: Route | None) -> PathTrie[LinkedRoute]:
+        """`table_default` answers where the host has no default; linked for the host if it has features, which act on it as well."""
+        if routes.default is not None:
+            default: LinkedRoute | None = self._linked(routes.default, routes)
+        elif routes.features or routes.unmatched:
+            unmatched = table_default or BUILT_IN_DEFAULT
+            own = merge_features(unmatched.features, routes.unmatched)
+            default = self._linked(msgspec.structs.replace(unmatched, features=own), routes)
+        else:
+            default = None
+        trie: PathTrie[LinkedRoute] = PathTrie(default)
         for route in routes.routes:
-            trie.add(route.path.encode("ascii"), route.path_type, self._linked(route))
+            trie.add(route.path.encode("ascii"), route.path_type, self._linked(route, routes))
         return trie
 
-    def _linked(self, route: Route) -> LinkedRoute:
+    def _linked(self, route: Route, host: HostRoutes | None = None) -> LinkedRoute:
         rule = self._retry_rules.get(route.policy)
         if rule is None:
             rule = self._retry_rules[route.policy] = RetryRule(route.policy)
         upstream = None if route.upstream is None else self.upstreams[route.upstream]
         stats = self._metrics.route(route.namespace, route.ingress, route.service, route.port)
-        if not route.features:
+        features = route.features if host is None else merge_features(host.features, route.features)
+        if not features:
             return LinkedRoute(route, upstream, stats, rule)
-        return LinkedRoute(route, upstream, stats, rule, *self._hooks(route))
+        certificate = host is not None and host.certificate
+        return LinkedRoute(route, upstream, stats, rule, *self._hooks(route, features, certificate))
 
-    def _hooks(self, route: Route) -> tuple[tuple[RequestHook, ...], tuple[ResponseHook, ...]]:
-        """Those of its features, in the order in which they are called. What can't be bound closes the route: a bug must not open it."""
-        scope = Scope(route, self.services, self._live)
+    def _hooks(
+        self, route: Route, features: tuple[Feature, ...], certificate: bool
+    ) -> tuple[tuple[RequestHook, ...], tuple[ResponseHook, ...]]:
+        """Those of `features`, in the order in which they are called. What can't be bound closes the route: a bug must not open it."""
+        scope = Scope(route, self.services, self._live, certificate)
         request: list[RequestHook] = []
         response: list[ResponseHook] = []
         try:
-            for feature in sorted(route.features, key=lambda f: registry.order(f.name)):
+            for feature in sorted(features, key=lambda f: registry.order(f.name)):
                 spec = registry.BY_NAME[feature.name]
                 hooks = spec.bind(msgspec.convert(feature.policy, spec.policy), scope)
                 if hooks.request is not None:
@@ -453,6 +470,13 @@ class Runtime:
         if found is None:
             found = self._live_objects[key] = make()
         return found
+
+
+def merge_features(host: tuple[Feature, ...], route: tuple[Feature, ...]) -> tuple[Feature, ...]:
+    """A feature of the route wins over one of the host by the same name."""
+    if not host or not route:
+        return host or route
+    return tuple({feature.name: feature for feature in (*host, *route)}.values())
 
 
 def _refuse(exchange: Exchange) -> DirectResponse:

@@ -42,4 +42,6 @@ class ClientCertificate(msgspec.Struct, frozen=True):
     match_dn: str = ""  # RE2, searched for in the subject's distinguished name
     error_page: str = ""  # URL to redirect to in place of a 400
     closed: bool = False  # the rule can't be kept: 403 for every request
-    closed_for: tuple[str, ...] = ()  # `namespace/name` of Ingresses whose own rule for the host lost: 403 on their paths
+    closed_for: tuple[
+        str, ...
+    ] = ()  # `namespace/name` of Ingresses whose own rule for the host lost: 403 on their paths

@@ -27,13 +27,13 @@ from ingress.routing.table import (
     UpstreamProtocol,
 )
 from ingress.translate.annotations import DEFAULT_ASK, NO_ANNOTATIONS, AnnotationPolicy, UpstreamAsk, parse_annotations
+from ingress.translate.annotations.tls import NO_ASK, TLSAsk
 from ingress.translate.backends import UpstreamSpec, app_protocol, find_port, upstream_spec
 from ingress.translate.context import Context
 from ingress.translate.names import is_object_name, is_port_name, parse_host
 from ingress.translate.paths import looks_like_regex, parse_path_type, parse_rule_path
 from ingress.translate.references import references_of
 from ingress.translate.report import Report, shown
-from ingress.translate.annotations.tls import NO_ASK, TLSAsk
 from ingress.translate.tls.section import HostCertificates, SectionReader
 
 UNKNOWN_AGE = float("-inf")
@@ -77,7 +77,9 @@ class Fragment:
     services: frozenset[NamespacedName] = frozenset()
     verdicts: tuple[Verdict, ...] = ()
     references: frozenset[ObjectRef] = frozenset()  # Secrets and ConfigMaps that decide about it, existing or not
-    certificates: Mapping[HostPattern, HostCertificates] = field(default_factory=dict)  # of its hosts, by its tls section
+    certificates: Mapping[HostPattern, HostCertificates] = field(
+        default_factory=dict
+    )  # of its hosts, by its tls section
     tls_ask: TLSAsk = NO_ASK
 
     @property

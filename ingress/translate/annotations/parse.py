@@ -29,11 +29,11 @@ from ingress.translate.annotations.policy import (
     UpstreamAsk,
 )
 from ingress.translate.annotations.snippets import access_directive
+from ingress.translate.annotations.tls import NAMES as TLS_NAMES
+from ingress.translate.annotations.tls import NEVER_REDIRECTED, parse_tls_ask, redirect_feature
 from ingress.translate.context import NO_CONTEXT, Context
 from ingress.translate.features import AnnotationReader, field_of, parse_features
 from ingress.translate.report import Report, shown
-from ingress.translate.annotations.tls import NAMES as TLS_NAMES
-from ingress.translate.annotations.tls import NEVER_REDIRECTED, parse_tls_ask, redirect_feature
 
 OWN_PREFIX = "aioingress.io/"
 
@@ -109,9 +109,7 @@ def parse_annotations(
     protocol, closed_status, closed_reason = _backend_protocol(reader)
     if protocol is not None:
         ask = UpstreamAsk(ask.load_balance, ask.hash_key, ask.cookie, protocol)
-    tls = parse_tls_ask(
-        features, context.settings.https_port, passthrough_enabled=context.settings.ssl_passthrough
-    )
+    tls = parse_tls_ask(features, context.settings.https_port, passthrough_enabled=context.settings.ssl_passthrough)
     parsed, refused = parse_features(context.parsers, features)
     if refused:
         closed_status, closed_reason = 503, refused

@@ -6,8 +6,8 @@ import msgspec
 
 from ingress.model import ObjectRef
 from ingress.routing.table import CookieAffinity, Feature, HashPart, LoadBalance, TrafficPolicy, UpstreamProtocol
-from ingress.translate.options.model import DEFAULT_OPTIONS
 from ingress.translate.annotations.tls import NO_ASK, TLSAsk
+from ingress.translate.options.model import DEFAULT_OPTIONS
 
 
 class UpstreamAsk(msgspec.Struct, frozen=True):

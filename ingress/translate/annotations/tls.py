@@ -127,7 +127,9 @@ def _client(reader: AnnotationReader) -> ClientAsk | None:
     if reference is None:
         for name in _DETAILS:
             if reader.text(name) is not None:
-                reader.error(name, f"It has no effect without {_SECRET}, in ingress-nginx neither: no certificate is asked for.")
+                reader.error(
+                    name, f"It has no effect without {_SECRET}, in ingress-nginx neither: no certificate is asked for."
+                )
         return None
     key = reader.key(_SECRET)
     name = _SECRET

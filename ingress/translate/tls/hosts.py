@@ -14,10 +14,10 @@ from ingress.model import ObjectRef
 from ingress.routing.https import CLIENT_CERTIFICATE, HSTS, RedirectWhen, StrictTransport, TLSRedirect
 from ingress.routing.table import Feature, HostRoutes, PathType
 from ingress.routing.tls import HostPattern, TLSHost
+from ingress.translate.annotations.tls import ClientAsk, default_redirect, redirect_feature
 from ingress.translate.conflicts import why_lost
 from ingress.translate.fragment import Fragment
 from ingress.translate.report import shown
-from ingress.translate.annotations.tls import ClientAsk, default_redirect, redirect_feature
 from ingress.translate.tls.inspect import CertificateFacts
 from ingress.translate.tls.section import Chosen, HostCertificates
 

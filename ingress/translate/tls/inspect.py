@@ -11,6 +11,7 @@ import hashlib
 import warnings
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import pairwise
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -32,7 +33,10 @@ CERTIFICATE, PRIVATE_KEY = "tls.crt", "tls.key"
 _CHAIN_LIMIT_BYTES = 128 << 10
 _KEY_LIMIT_BYTES = 32 << 10
 _CHAIN_LIMIT = 20  # certificates: longer chains only make handshakes slow
-_RSA_BITS = (2048, 8192)  # OpenSSL's security level 2; one signature with more takes a tenth of a second, of everybody's time
+_RSA_BITS = (
+    2048,
+    8192,
+)  # OpenSSL's security level 2; one signature with more takes a tenth of a second, of everybody's time
 _CURVES = frozenset(("secp256r1", "secp384r1", "secp521r1"))  # what clients speak
 _WEAK_HASHES = frozenset(("md5", "sha1"))
 _DAMAGED = "it can't be read as PEM"
@@ -79,7 +83,9 @@ def inspect_secret(secret: Secret) -> KeyPair:
     chain = secret_bytes(secret, CERTIFICATE, _CHAIN_LIMIT_BYTES)
     key = secret_bytes(secret, PRIVATE_KEY, _KEY_LIMIT_BYTES)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about odd but readable encodings: nothing that the owner of the process can change
+        warnings.simplefilter(
+            "ignore"
+        )  # about odd but readable encodings: nothing that the owner of the process can change
         return inspect_pair(chain, key)
 
 
@@ -121,7 +127,9 @@ def inspect_pair(chain_pem: bytes, key_pem: bytes) -> KeyPair:
         facts = facts_of(leaf)
         text = b"".join(c.public_bytes(Encoding.PEM) for c in ordered)
         secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    except Exception as e:  # extensions are decoded when they are looked at, and nothing is known about what was put into them
+    except (
+        Exception
+    ) as e:  # extensions are decoded when they are looked at, and nothing is known about what was put into them
         raise Unusable(CERTIFICATE, f"its content can't be read ({type(e).__name__})") from e
     remarks = []
     if ordered != chain:
@@ -201,7 +209,7 @@ def _spki(owner: PrivateKey | x509.Certificate) -> bytes:
 
 def _in_order(leaf: x509.Certificate, chain: list[x509.Certificate]) -> list[x509.Certificate]:
     """`chain` itself if it is in order; else the leaf and its issuers, as far as they are there."""
-    if leaf is chain[0] and all(a.issuer == b.subject for a, b in zip(chain, chain[1:], strict=False)):
+    if leaf is chain[0] and all(a.issuer == b.subject for a, b in pairwise(chain)):
         return chain
     ordered, rest = [leaf], [c for c in chain if c is not leaf]
     while ordered[-1].issuer != ordered[-1].subject:
@@ -220,7 +228,9 @@ def _remark(leaf: x509.Certificate, chain: list[x509.Certificate], ordered: list
     left_out = len(chain) - len(ordered)
     if left_out:
         found.append(f"{left_out} of its {len(chain)} certificates are not in the chain of the first, and are left out")
-    return f"The chain in {CERTIFICATE} was put in order: {', and '.join(found) or 'each has to be signed by the next'}."
+    return (
+        f"The chain in {CERTIFICATE} was put in order: {', and '.join(found) or 'each has to be signed by the next'}."
+    )
 
 
 def _check_strength(certificate: x509.Certificate) -> None:
@@ -232,7 +242,9 @@ def _check_strength(certificate: x509.Certificate) -> None:
     except UnsupportedAlgorithm as e:
         raise Unusable(CERTIFICATE, "one of its certificates has a signature of an unknown kind") from e
     if algorithm is not None and algorithm.name in _WEAK_HASHES:
-        raise Unusable(CERTIFICATE, f"one of its certificates is signed with {algorithm.name.upper()}, which no client accepts")
+        raise Unusable(
+            CERTIFICATE, f"one of its certificates is signed with {algorithm.name.upper()}, which no client accepts"
+        )
 
 
 def facts_of(leaf: x509.Certificate) -> CertificateFacts:

@@ -36,7 +36,9 @@ class TLSLayer:
         self._default_ref = (
             None if settings.default_certificate is None else ObjectRef(Kind.SECRET, *settings.default_certificate)
         )
-        self.references: frozenset[ObjectRef] = frozenset() if self._default_ref is None else frozenset((self._default_ref,))
+        self.references: frozenset[ObjectRef] = (
+            frozenset() if self._default_ref is None else frozenset((self._default_ref,))
+        )
         self._default: Certificate | None = None
         self._default_pair: KeyPair | None = None
         self._default_digest: bytes | None = None
@@ -115,10 +117,14 @@ class TLSLayer:
             found = self.store.find(ref, objects)
             pair = found.pair
             if found.why:
-                instead = "a self-signed certificate is shown" if pair is None else "the one that it held before stays in use"
+                instead = (
+                    "a self-signed certificate is shown" if pair is None else "the one that it held before stays in use"
+                )
                 what = "There is no such Secret" if found.missing else f"It can't be used, {found.why}"
                 reason = VerdictReason.SECRET_NOT_FOUND if found.missing else VerdictReason.INVALID_CERTIFICATE
-                report.error("data", reason, f"{what}: {instead} to clients of hosts without a certificate of their own.")
+                report.error(
+                    "data", reason, f"{what}: {instead} to clients of hosts without a certificate of their own."
+                )
             self._verdicts.put(("default certificate", ""), report.verdicts())
         default = self._fallback if pair is None else pair.certificate
         if default == self._default:

@@ -84,7 +84,11 @@ class SectionReader:
         ref = ObjectRef(Kind.SECRET, self._namespace, name)
         found = self._store.find(ref, self._objects)
         if found.why:
-            instead = f"{_DEFAULT} for its hosts" if found.pair is None else "the certificate that it held before stays in use"
+            instead = (
+                f"{_DEFAULT} for its hosts"
+                if found.pair is None
+                else "the certificate that it held before stays in use"
+            )
             reason = VerdictReason.SECRET_NOT_FOUND if found.missing else VerdictReason.INVALID_CERTIFICATE
             what = found.why if found.missing else f"Secret {shown(name)} can't be used, {found.why}"
             self._report.error(field, reason, f"{what[:1].upper()}{what[1:]}: {instead}.", name)

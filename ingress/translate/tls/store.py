@@ -30,7 +30,9 @@ class CertificateStore:
         known = self._seen.get(ref)
         if not isinstance(secret, Secret):
             self._seen.pop(ref, None)
-            return Lookup(None, f"there is no Secret {shown(ref.name)} in namespace {shown(ref.namespace)}", missing=True)
+            return Lookup(
+                None, f"there is no Secret {shown(ref.name)} in namespace {shown(ref.namespace)}", missing=True
+            )
         if known is not None and known[0] is secret:
             return known[1]
         try:
