@@ -134,7 +134,10 @@ class Controller:
         self._settings = settings
         self._store = Store(settings.hold_off_s, settings.hold_off_limit_s)
         translate = dataclasses.replace(
-            settings.translate, proxy=settings.proxy, fallback_certificate=self_signed(datetime.now(UTC))
+            settings.translate,
+            proxy=settings.proxy,
+            fallback_certificate=self_signed(datetime.now(UTC)),
+            https_port=settings.https_addresses[0].port if settings.https_addresses else 443,
         )
         self._compiler = Compiler(translate, registry.SPECS)
         self._resolver = ExternalNameResolver(self._store.set_resolved)

@@ -550,7 +550,6 @@ def serve(
             external_name_enabled=not disable_svc_external_name,
             default_certificate=default_ssl_certificate,
             ssl_passthrough=enable_ssl_passthrough,
-            https_port=https_address[0].port if https_address else 443,
         ),
         proxy=ProxySettings(drain_timeout_s=drain_timeout, access_log=access_log),
     )

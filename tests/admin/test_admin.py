@@ -253,7 +253,7 @@ async def test_the_table_as_one_host_sees_it(
 
 
 def test_a_host_that_nothing_answers_for() -> None:
-    assert host_pattern(RoutingTable(), "a.example.com") is None
+    assert host_pattern(RoutingTable().hosts, "a.example.com") is None
 
 
 async def test_verdicts_and_what_they_hide(client: TestClient) -> None:

@@ -15,6 +15,7 @@ from ingress.translate import Compiler, compile_table
 from ingress.translate.annotations import parse_annotations
 from ingress.translate.annotations.known import KNOWN, SNIPPETS
 from ingress.translate.annotations.parse import READ
+from ingress.translate.annotations.tls import NAMES as TLS_NAMES
 from ingress.translate.names import parse_host
 from ingress.translate.paths import parse_rule_path
 from ingress.translate.report import Report
@@ -254,15 +255,18 @@ VALUE_TEXT = st.one_of(
 )
 def test_no_annotation_text_raises(annotations: dict[str, str]) -> None:
     report = Report("Ingress a/b", "")
-    policy = parse_annotations(annotations, TranslateSettings().annotation_prefixes, has_tls=True, report=report)
+    policy = parse_annotations(annotations, TranslateSettings().annotation_prefixes, report=report)
     for verdict in report.verdicts():
         assert verdict.value.isprintable()
         assert verdict.field.isprintable()
         assert verdict.message.isprintable()
     # Whatever asks for access to be restricted closes the routes, unless it is left out or says it is off.
     names = {key.removeprefix("aioingress.io/") for key in annotations if key.startswith("aioingress.io/")}
-    if any(name.startswith(("auth-", "whitelist-")) for name in names):
+    if any(name.startswith(("auth-", "whitelist-")) and name not in TLS_NAMES for name in names):
         assert policy.closed_reason or policy.left_out
+    if "auth-tls-secret" in names and not policy.left_out:  # there is no Secret in this world
+        assert policy.tls.client is not None
+        assert policy.tls.client.policy.closed
 
 
 @settings(max_examples=300, deadline=None)
