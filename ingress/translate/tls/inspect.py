@@ -114,6 +114,15 @@ def secret_bytes(secret: Secret, key: str, limit: int) -> bytes:
 
 def inspect_pair(chain_pem: bytes, key_pem: bytes) -> KeyPair:
     """Raise `Unusable`."""
+    try:
+        return _inspect_pair(chain_pem, key_pem)
+    except Unusable:
+        raise
+    except Exception as e:  # much of a certificate is decoded when it is looked at, and anybody may have put anything into it
+        raise Unusable(CERTIFICATE, f"its content can't be read ({type(e).__name__})") from e
+
+
+def _inspect_pair(chain_pem: bytes, key_pem: bytes) -> KeyPair:
     chain = parse_certificates(chain_pem, CERTIFICATE)
     key = _parse_key(key_pem)
     public = _public_bytes(key)
@@ -123,19 +132,11 @@ def inspect_pair(chain_pem: bytes, key_pem: bytes) -> KeyPair:
     ordered = _in_order(leaf, chain)
     for certificate in ordered:
         _check_strength(certificate)
-    try:
-        facts = facts_of(leaf)
-        text = b"".join(c.public_bytes(Encoding.PEM) for c in ordered)
-        secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    except (
-        Exception
-    ) as e:  # extensions are decoded when they are looked at, and nothing is known about what was put into them
-        raise Unusable(CERTIFICATE, f"its content can't be read ({type(e).__name__})") from e
-    remarks = []
-    if ordered != chain:
-        remarks.append(_remark(leaf, chain, ordered))
+    text = b"".join(c.public_bytes(Encoding.PEM) for c in ordered)
+    secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    remarks = () if ordered == chain else (_remark(leaf, chain, ordered),)
     digest = hashlib.blake2b(text + secret, digest_size=16).hexdigest()
-    return KeyPair(Certificate(CertificateKey(digest), text, secret), facts, tuple(remarks))
+    return KeyPair(Certificate(CertificateKey(digest), text, secret), facts_of(leaf), remarks)
 
 
 def parse_certificates(pem: bytes, key: str) -> list[x509.Certificate]:
