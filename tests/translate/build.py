@@ -15,12 +15,13 @@ from ingress.model import (
     Ingress,
     IngressClass,
     KubernetesObject,
+    Secret,
     Service,
 )
 from ingress.translate import Compilation, compile_table
 
 KINDS: dict[str, type[KubernetesObject]] = {
-    cls.kind.value: cls for cls in (Ingress, IngressClass, Service, Endpoints, EndpointSlice)
+    cls.kind.value: cls for cls in (Ingress, IngressClass, Service, Endpoints, EndpointSlice, Secret)
 }
 
 T = TypeVar("T", bound=KubernetesObject)
@@ -39,7 +40,9 @@ def load(text: str) -> list[KubernetesObject]:
 
 
 def state_of(objects: Iterable[KubernetesObject], resolved: Mapping[str, Iterable[str]] | None = None) -> ClusterState:
-    state = ClusterState(ingresses={}, ingress_classes={}, services={}, endpoints={}, slices={}, resolved={})
+    state = ClusterState(
+        ingresses={}, ingress_classes={}, services={}, endpoints={}, slices={}, secrets={}, resolved={}
+    )
     for o in objects:
         key = (o.metadata.namespace, o.metadata.name)
         match o:
@@ -51,6 +54,8 @@ def state_of(objects: Iterable[KubernetesObject], resolved: Mapping[str, Iterabl
                 state.services[key] = o  # type: ignore[index]
             case Endpoints():
                 state.endpoints[key] = o  # type: ignore[index]
+            case Secret():
+                state.secrets[key] = o  # type: ignore[index]
             case EndpointSlice():
                 owner = (o.metadata.namespace, o.service_name)
                 state.slices[owner] = (*state.slices.get(owner, ()), o)  # type: ignore[index]
