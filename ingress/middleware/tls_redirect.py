@@ -33,7 +33,8 @@ def bind(policy: TLSRedirect, scope: Scope) -> Hooks:
             return DirectResponse(400)  # HTTP/1.0 without Host: there is nowhere to go
         target = exchange.target
         if not target.startswith(b"/"):  # absolute form, or the * of OPTIONS
-            target = exchange.path + exchange.query
+            path = exchange.path
+            target = path + exchange.query if path.startswith(b"/") else b"/"
         if not keep_slash and target[-1] == _SLASH:
             target = target[:-1]
         return DirectResponse(status, ((b"Location", b"https://%b%b%b" % (host, port, target)),))

@@ -54,7 +54,7 @@ class TLSAsk:
     client: ClientAsk | None = None
     ciphers: str = ""
     prefer_server_ciphers: bool | None = None
-    passthrough: bool = False
+    passthrough: str = ""  # the annotation as written that asks for it
 
 
 NO_ASK = TLSAsk()
@@ -112,7 +112,7 @@ def parse_tls_ask(reader: AnnotationReader, https_port: int, *, passthrough_enab
         _client(reader),
         reader.take("ssl-ciphers", _ciphers, ""),
         reader.take("ssl-prefer-server-ciphers", values.boolean, unset),
-        passthrough and passthrough_enabled,
+        reader.key(PASSTHROUGH) if passthrough and passthrough_enabled else "",
     )
 
 

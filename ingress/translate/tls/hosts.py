@@ -199,7 +199,7 @@ def _client_conflict(loser: Fragment, ask: ClientAsk, winner: Fragment) -> Verdi
 def _no_root(host: HostPattern, fragment: Fragment) -> Verdict:
     return _verdict(
         fragment,
-        "metadata.annotations[ssl-passthrough]",
+        f"metadata.annotations[{fragment.tls_ask.passthrough}]",
         VerdictReason.INVALID_ANNOTATION,
         "TLS is terminated here, because only path / is passed through, and the host has none with a Service.",
         host,

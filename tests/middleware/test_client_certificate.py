@@ -1,0 +1,168 @@
+"""What becomes of a request by its client's certificate."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from ingress.exchange import DirectResponse, Exchange, field_pieces
+from ingress.middleware import client_certificate
+from ingress.middleware.base import Scope
+from ingress.routing.https import ClientCertificate
+from ingress.routing.table import HostPattern, PathType, Route, UpstreamKey
+from tests.certificates import certificate
+
+PEM = certificate("client").pem
+PAGE = "https://login.test/denied"
+
+
+@dataclass(frozen=True)
+class Connection:
+    verify: str = "SUCCESS"
+    subject_dn: str = "CN=alice,O=Tests"
+    issuer_dn: str = "CN=root"
+    pem: str | None = PEM
+    server_name: str = "a.test"
+
+
+NONE = Connection("NONE", "", "", None)
+FAILED = Connection("FAILED:self-signed certificate")
+
+
+def ask(
+    policy: ClientCertificate, tls: Any, fields: Any = (), ingress: str = "ing"
+) -> tuple[DirectResponse | None, Exchange]:
+    route = Route(HostPattern("a.test"), "/", PathType.PREFIX, "default", ingress, "web", "80", UpstreamKey("k"))
+    hook = client_certificate.bind(policy, Scope(route, None, None, True)).request  # type: ignore[arg-type]
+    assert hook is not None
+    exchange = Exchange(None, "192.0.2.1", b"https", b"", b"GET", b"/", field_pieces(fields))  # type: ignore[arg-type]
+    exchange.host = b"a.test"
+    exchange.tls = tls
+    answer = hook(exchange)
+    assert answer is None or isinstance(answer, DirectResponse)
+    return answer, exchange
+
+
+def status(policy: ClientCertificate, tls: Any) -> int:
+    answer, _ = ask(policy, tls)
+    return 200 if answer is None else answer.status
+
+
+@pytest.mark.parametrize(
+    ("verify", "success", "none", "failed"),
+    [
+        ("on", 200, 400, 400),
+        ("optional", 200, 200, 400),
+        ("optional_no_ca", 200, 200, 200),
+        ("off", 200, 200, 200),
+    ],
+)
+def test_verify(verify: str, success: int, none: int, failed: int) -> None:
+    policy = ClientCertificate(verify)
+    assert [status(policy, tls) for tls in (Connection(), NONE, FAILED)] == [success, none, failed]
+
+
+def test_plain_http_is_not_asked_as_in_nginx() -> None:
+    assert status(ClientCertificate(), None) == 200
+    assert status(ClientCertificate(match_dn="CN=alice"), None) == 403
+
+
+@pytest.mark.parametrize("tls", [NONE, FAILED])
+def test_error_page(tls: Connection) -> None:
+    answer, _ = ask(ClientCertificate(error_page=PAGE), tls)
+    assert answer is not None
+    assert (answer.status, answer.fields) == (302, ((b"Location", PAGE.encode()),))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("CN=alice", 200),
+        ("CN=alice,", 200),
+        ("CN=(bob|alice)", 200),
+        ("CN=ali", 200),
+        ("CN=Alice", 403),
+        ("CN=bob", 403),
+        ("CN=alice$", 403),
+    ],
+)
+def test_the_name_is_searched_for(pattern: str, expected: int) -> None:
+    assert status(ClientCertificate(match_dn=pattern), Connection()) == expected
+
+
+def test_a_name_that_nobody_verified_does_not_come_so_far() -> None:
+    assert status(ClientCertificate(match_dn="CN=alice"), FAILED) == 400
+    assert status(ClientCertificate("optional", match_dn="CN=alice"), NONE) == 403
+
+
+@pytest.mark.parametrize("verify", ["on", "optional", "optional_no_ca"])
+def test_a_certificate_shown_to_another_host_does_not_count(verify: str) -> None:
+    """Nginx: 421. The certificate was asked for, and checked, by the rule of that host."""
+    policy = ClientCertificate(verify)
+    assert status(policy, Connection(server_name="b.test")) == 421
+    assert status(ClientCertificate("off"), Connection(server_name="b.test")) == 200
+
+
+def test_without_a_name_nobody_was_asked() -> None:
+    assert status(ClientCertificate(), Connection("NONE", "", "", None, server_name="")) == 400
+
+
+def test_closed() -> None:
+    for tls in (None, NONE, Connection()):
+        assert status(ClientCertificate(closed=True), tls) == 403
+    lost = ClientCertificate(closed_for=("default/loser",))
+    assert status(lost, Connection()) == 200
+    answer, _ = ask(lost, Connection(), ingress="loser")
+    assert answer is not None
+    assert answer.status == 403
+
+
+# ---- what the endpoint hears ----
+
+SPOOFED = [
+    (b"SSL-Client-Cert", b"evil"),
+    (b"ssl-client-verify", b"SUCCESS"),
+    (b"Ssl-Client-Subject-DN", b"CN=root"),
+    (b"ssl-client-issuer-dn", b"CN=root"),
+    (b"Accept", b"*/*"),
+]
+
+
+def heard(policy: ClientCertificate, tls: Any) -> dict[bytes, bytes]:
+    answer, exchange = ask(policy, tls, SPOOFED)
+    assert answer is None
+    pairs = list(zip(exchange.fields[::4], exchange.fields[2::4], strict=True))
+    assert len(dict(pairs)) == len(pairs)
+    return dict(pairs)
+
+
+def test_headers() -> None:
+    assert heard(ClientCertificate(), Connection()) == {
+        b"Accept": b"*/*",
+        b"ssl-client-verify": b"SUCCESS",
+        b"ssl-client-subject-dn": b"CN=alice,O=Tests",
+        b"ssl-client-issuer-dn": b"CN=root",
+    }
+
+
+def test_the_certificate_goes_along_when_asked_for() -> None:
+    found = heard(ClientCertificate("optional_no_ca", forward=True), FAILED)
+    assert found[b"ssl-client-verify"] == b"FAILED:self-signed certificate"
+    assert found[b"ssl-client-cert"].startswith(b"-----BEGIN%20CERTIFICATE-----%0A")
+    assert found[b"ssl-client-cert"].endswith(b"-----END%20CERTIFICATE-----%0A")
+    assert b"ssl-client-cert" not in heard(ClientCertificate(), Connection())
+
+
+def test_nobody_passes_as_somebody_else() -> None:
+    assert heard(ClientCertificate("optional", forward=True), NONE) == {
+        b"Accept": b"*/*",
+        b"ssl-client-verify": b"NONE",
+    }
+    assert heard(ClientCertificate("optional"), None) == {b"Accept": b"*/*"}
+    assert heard(ClientCertificate("off"), NONE) == {b"Accept": b"*/*", b"ssl-client-verify": b"NONE"}
+
+
+def test_names_bring_no_line_of_their_own() -> None:
+    found = heard(ClientCertificate(), Connection(subject_dn="CN=a\r\nX-Admin: yes\0\x7f", issuer_dn="CN=é\ud800"))
+    assert found[b"ssl-client-subject-dn"] == b"CN=a??X-Admin: yes??"
+    assert found[b"ssl-client-issuer-dn"] == "CN=é?".encode()
