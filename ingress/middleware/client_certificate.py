@@ -32,11 +32,10 @@ def bind(policy: ClientCertificate, scope: Scope) -> Hooks:
         options.log_errors = False
         matches = re2.compile(policy.match_dn, options).search
     forward = policy.forward
-    refused = (
-        DirectResponse(302, ((b"Location", policy.error_page.encode("ascii")),))
-        if policy.error_page
-        else DirectResponse(400)
-    )
+    if policy.error_page:
+        refused = DirectResponse(302, ((b"Location", policy.error_page.encode("ascii")),), b"")
+    else:
+        refused = DirectResponse(400)
 
     def check_certificate(exchange: Exchange) -> DirectResponse | None:
         exchange.remove_fields(CERTIFICATE, VERIFY, SUBJECT, ISSUER)  # only we say who it is

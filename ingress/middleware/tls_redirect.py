@@ -37,7 +37,7 @@ def bind(policy: TLSRedirect, scope: Scope) -> Hooks:
             target = path + exchange.query if path.startswith(b"/") else b"/"
         if not keep_slash and target[-1] == _SLASH:
             target = target[:-1]
-        return DirectResponse(status, ((b"Location", b"https://%b%b%b" % (host, port, target)),))
+        return DirectResponse(status, ((b"Location", b"https://%b%b%b" % (host, port, target)),), b"")
 
     return Hooks(redirect_to_https)
 
