@@ -10,7 +10,7 @@ import re2
 from ingress.exchange import DirectResponse, Exchange
 from ingress.middleware.base import Hooks, MiddlewareSpec, Phase, Scope
 from ingress.middleware.tls_redirect import never_parsed
-from ingress.routing.https import CLIENT_CERTIFICATE, ClientCertificate
+from ingress.routing.https import CLIENT_CERTIFICATE, NO_RULE, ClientCertificate
 
 CERTIFICATE, VERIFY = b"ssl-client-cert", b"ssl-client-verify"
 SUBJECT, ISSUER = b"ssl-client-subject-dn", b"ssl-client-issuer-dn"
@@ -23,6 +23,8 @@ def _refuse(exchange: Exchange) -> DirectResponse:
 def bind(policy: ClientCertificate, scope: Scope) -> Hooks:
     if policy.closed or f"{scope.route.namespace}/{scope.route.ingress}" in policy.closed_for:
         return Hooks(_refuse)
+    if policy.verify == NO_RULE:
+        return Hooks()
     asked = policy.verify != "off"
     required = policy.verify == "on"
     verified = policy.verify in ("on", "optional")
@@ -32,10 +34,8 @@ def bind(policy: ClientCertificate, scope: Scope) -> Hooks:
         options.log_errors = False
         matches = re2.compile(policy.match_dn, options).search
     forward = policy.forward
-    if policy.error_page:
-        refused = DirectResponse(302, ((b"Location", policy.error_page.encode("ascii")),), b"")
-    else:
-        refused = DirectResponse(400)
+    page = policy.error_page.encode("ascii")
+    refused = DirectResponse(302, ((b"Location", page),), b"") if page else DirectResponse(400)
 
     def check_certificate(exchange: Exchange) -> DirectResponse | None:
         exchange.remove_fields(CERTIFICATE, VERIFY, SUBJECT, ISSUER)  # only we say who it is

@@ -10,6 +10,7 @@ import msgspec
 TLS_REDIRECT = "tls-redirect"
 HSTS = "hsts"
 CLIENT_CERTIFICATE = "client-certificate"
+NO_RULE = ""  # only `closed_for` says anything
 
 
 class RedirectWhen(enum.StrEnum):
@@ -37,7 +38,7 @@ class StrictTransport(msgspec.Struct, frozen=True):
 class ClientCertificate(msgspec.Struct, frozen=True):
     """What becomes of a request by the certificate that its connection came with. `TLSHost.client_auth` says who is asked for one."""
 
-    verify: str = "on"  # on | off | optional | optional_no_ca
+    verify: str = "on"  # on | off | optional | optional_no_ca; NO_RULE
     forward: bool = False  # the certificate itself goes to the endpoint too
     match_dn: str = ""  # RE2, searched for in the subject's distinguished name
     error_page: str = ""  # URL to redirect to in place of a 400

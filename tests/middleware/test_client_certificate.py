@@ -117,6 +117,15 @@ def test_closed() -> None:
     assert answer.status == 403
 
 
+def test_no_rule_but_that_others_are_closed_costs_nothing() -> None:
+    policy = ClientCertificate("", closed_for=("default/loser",))
+    route = Route(HostPattern("a.test"), "/", PathType.PREFIX, "default", "ing", "web", "80", UpstreamKey("k"))
+    assert client_certificate.bind(policy, Scope(route, None, None, True)).request is None  # type: ignore[arg-type]
+    answer, _ = ask(policy, Connection(), ingress="loser")
+    assert answer is not None
+    assert answer.status == 403
+
+
 # ---- what the endpoint hears ----
 
 SPOOFED = [

@@ -19,6 +19,7 @@ from ingress.translate.annotations.tls import NAMES as TLS_NAMES
 from ingress.translate.names import parse_host
 from ingress.translate.paths import parse_rule_path
 from ingress.translate.report import Report
+from tests.certificates import certificate, secret_of, tls_secret
 
 from .build import backend, endpoints_of, ingress, ingress_class, path, rule, service, slice_of, state_of
 
@@ -34,11 +35,41 @@ EXTERNAL = st.sampled_from(["e.example.com", "f.example.com", "localhost", "?"])
 ANNOTATIONS = st.dictionaries(
     st.sampled_from(["aioingress.io/", "nginx.ingress.kubernetes.io/"]).flatmap(
         lambda prefix: st.sampled_from(
-            ["load-balance", "affinity", "proxy-read-timeout", "canary", "auth-url", "enable-cors", "backend-protocol"]
+            [
+                "load-balance",
+                "affinity",
+                "proxy-read-timeout",
+                "canary",
+                "auth-url",
+                "enable-cors",
+                "backend-protocol",
+                "auth-tls-secret",
+                "ssl-redirect",
+                "ssl-passthrough",
+            ]
         ).map(lambda name: prefix + name)
     ),
-    st.sampled_from(["ewma", "cookie", "30", "true", "GRPC", "nonsense"]),
+    st.sampled_from(["ewma", "cookie", "30", "true", "GRPC", "nonsense", "good-x"]),
     max_size=2,
+)
+
+
+# Whether a name is that of a good Secret doesn't change: one that was good and is not any more is not forgotten (tls.store).
+X, WILD = certificate("x.test"), certificate("*.test", kind="rsa")
+SECRETS = st.builds(
+    lambda named, namespace: tls_secret(named[1], named[0], namespace, **{"ca.crt": named[1].pem}),
+    st.sampled_from([("good-x", X), ("good-wild", WILD)]),
+    st.sampled_from(["n", "m"]),
+) | st.builds(
+    lambda data, namespace: secret_of(data, "bad", namespace),
+    st.sampled_from([{}, {"tls.crt": X.pem, "tls.key": WILD.key_pem}, {"tls.crt": "x", "tls.key": "y"}]),
+    st.sampled_from(["n", "m"]),
+)
+SECRET_NAMES = st.sampled_from(["good-x", "good-wild", "bad", "", "no name"])
+TLS_ENTRIES = st.builds(
+    lambda hosts, secret: {"hosts": hosts, "secretName": secret},
+    st.lists(st.sampled_from(["x.test", "X.test", "*.test", "gone.test"]), max_size=2),
+    SECRET_NAMES,
 )
 
 
@@ -57,6 +88,8 @@ def ingresses(draw: st.DrawFn) -> Ingress:
     spec: dict[str, Any] = {}
     if draw(st.booleans()):
         spec["defaultBackend"] = backend(draw(SERVICES), draw(PORTS))
+    if draw(st.booleans()):
+        spec["tls"] = draw(st.lists(TLS_ENTRIES, max_size=2))
     return ingress(
         draw(NAMES),
         *rules,
@@ -123,7 +156,7 @@ def ingress_classes(draw: st.DrawFn) -> IngressClass:
     return ingress_class(draw(st.sampled_from(["mine", "nginx"])), controller, draw(st.booleans()))
 
 
-OBJECTS = st.one_of(ingresses(), ingresses(), services(), slices(), manual(), ingress_classes())
+OBJECTS = st.one_of(ingresses(), ingresses(), services(), slices(), manual(), ingress_classes(), SECRETS)
 RESOLVED = st.dictionaries(
     st.sampled_from(["e.example.com", "f.example.com", "localhost"]),
     st.lists(st.sampled_from(["192.0.2.1", "127.0.0.1"]), max_size=2).map(tuple),
@@ -133,6 +166,7 @@ SETTINGS = st.sampled_from(
         TranslateSettings(),
         TranslateSettings(default_backend_service=("n", "s"), external_name_loopback=False),
         TranslateSettings(classes=ClassSettings(ingress_class="mine"), external_name_enabled=False),
+        TranslateSettings(default_certificate=("n", "good-wild"), ssl_passthrough=True),
     ]
 )
 
@@ -212,6 +246,42 @@ def test_tables_hold_together(objects: list[KubernetesObject], config: Translate
         assert upstream.key == key
         assert list(upstream.endpoints) == sorted(set(upstream.endpoints))
     assert list(result.verdicts) == sorted(set(result.verdicts))
+    shown = {key for tls in table.tls_hosts.values() for key in tls.certificates}
+    assert set(table.certificates) == shown | {table.default_certificate} - {None}
+    for host, tls in table.tls_hosts.items():
+        assert tls.host == host
+        assert host in table.hosts
+        assert not tls.passthrough or tls.passthrough in table.upstreams
+        assert table.hosts[host].certificate or not tls.certificates
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(
+    objects=st.lists(OBJECTS, max_size=15, unique_by=lambda o: o.ref),
+    namespace=st.sampled_from(["n", "m"]),
+    data=st.sampled_from([{}, {"tls.crt": "x", "tls.key": "y"}, {"tls.crt": X.pem, "tls.key": WILD.key_pem}]),
+)
+def test_a_bad_secret_touches_only_hosts_of_those_who_name_it(
+    objects: list[KubernetesObject], namespace: str, data: dict[str, str]
+) -> None:
+    """And those below a wildcard of theirs, which show its certificate."""
+    broken = secret_of(data, "good-wild", namespace)
+    before = compile_table(state_of(objects), TranslateSettings()).table
+    after = compile_table(state_of([*(o for o in objects if o.ref != broken.ref), broken]), TranslateSettings()).table
+    concerned = {
+        (r.host or "").lower()
+        for o in objects
+        if isinstance(o, Ingress)
+        and o.metadata.namespace == namespace
+        and any(entry.secret_name == "good-wild" for entry in o.spec.tls or ())
+        for r in o.spec.rules or ()
+    }
+    below = {"x.test", "y.test"} if "*.test" in concerned else set()
+    for host in set(before.hosts) - concerned - below:
+        assert after.hosts[host] == before.hosts[host]
+        assert after.tls_hosts.get(host) == before.tls_hosts.get(host)
+    for host, routes in before.hosts.items():
+        assert after.hosts[host].routes == routes.routes
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])

@@ -11,10 +11,10 @@ import msgspec
 
 from ingress.errors import Severity, Verdict, VerdictReason
 from ingress.model import ObjectRef
-from ingress.routing.https import CLIENT_CERTIFICATE, HSTS, RedirectWhen, StrictTransport, TLSRedirect
+from ingress.routing.https import CLIENT_CERTIFICATE, HSTS, NO_RULE, ClientCertificate, RedirectWhen, StrictTransport
 from ingress.routing.table import Feature, HostRoutes, PathType
-from ingress.routing.tls import HostPattern, TLSHost
-from ingress.translate.annotations.tls import ClientAsk, default_redirect, redirect_feature
+from ingress.routing.tls import ClientAuth, HostPattern, TLSHost
+from ingress.translate.annotations.tls import NO_ASK, ClientAsk, default_redirect, redirect_feature
 from ingress.translate.conflicts import why_lost
 from ingress.translate.fragment import Fragment
 from ingress.translate.report import shown
@@ -86,26 +86,10 @@ def merge_tls(
 ) -> HostTLS:
     """`fragments` are those that have the host, in order of precedence; `above` is what its wildcard came to."""
     holder: tuple[Fragment, HostCertificates] | None = None
-    client: tuple[Fragment, ClientAsk] | None = None
-    redirect: TLSRedirect | None = None
-    ciphers, prefer, passthrough = "", None, False
-    closed_for: list[str] = []
     verdicts: list[Verdict] = []
-    for position, fragment in enumerate(fragments):
-        ask = fragment.tls_ask
-        if position == 0:
-            redirect = ask.redirect
-        ciphers = ciphers or ask.ciphers
-        if prefer is None:
-            prefer = ask.prefer_server_ciphers
-        if ask.passthrough:
-            passthrough = True
-        if ask.client is not None:
-            if client is None:
-                client = fragment, ask.client
-            elif (ask.client.policy, ask.client.auth) != (client[1].policy, client[1].auth):
-                closed_for.append(fragment.name)
-                verdicts.append(_client_conflict(fragment, ask.client, client[0]))
+    asked = False
+    for fragment in fragments:
+        asked = asked or fragment.tls_ask is not NO_ASK
         own = fragment.certificates.get(host)
         if own is None:
             continue
@@ -113,37 +97,87 @@ def merge_tls(
             holder = fragment, own
         elif own.chosen and _keys(own) != _keys(holder[1]):
             verdicts.append(_certificate_conflict(host, fragment, own, holder))
-    inherited = above is not None and above.certificate
-    if holder is None and client is None and not (ciphers or passthrough or prefer is not None or redirect):
-        if inherited or rules.forced:
-            return HostTLS(certificate=inherited, features=rules.features(certificate=inherited))
-        return NO_TLS
-    chosen = holder[1].chosen if holder is not None else above.chosen if above is not None else ()
-    certificate = holder is not None or inherited
+    if holder is None and not asked and above is None:
+        return HostTLS(features=rules.features(certificate=False)) if rules.forced else NO_TLS
+    above = above or NO_TLS
+    chosen = holder[1].chosen if holder is not None else above.chosen
+    certificate = holder is not None or above.certificate
     features = rules.features(certificate=certificate)
-    auth = None
-    if client is not None:
-        policy = msgspec.structs.replace(client[1].policy, closed_for=tuple(closed_for))
-        features = (Feature(CLIENT_CERTIFICATE, msgspec.to_builtins(policy)), *features)
-        auth = client[1].auth
-    through = ""
-    if passthrough:
-        through = _root_upstream(routes)
-        if not through:
-            verdicts.append(_no_root(host, next(f for f in fragments if f.tls_ask.passthrough)))
-    tls_host = None
-    if holder is not None or auth is not None or ciphers or prefer is not None or through:
-        keys = tuple(one.pair.certificate.key for one in chosen)
-        tls_host = TLSHost(host, keys, auth, ciphers, prefer, through)
+    rule, auth = _client_rule(host, fragments, verdicts) if asked else (None, None)
+    if rule is not None:
+        features = (Feature(CLIENT_CERTIFICATE, msgspec.to_builtins(rule)), *features)
+    ciphers, prefer = _server_options(fragments) if asked else ("", None)
+    through = _passthrough(host, fragments, routes, verdicts) if asked else ""
+    keys = tuple(one.pair.certificate.key for one in chosen)
+    tls_host: TLSHost | None = TLSHost(host, keys, auth, ciphers, prefer, through)
+    if holder is None and not is_special(tls_host) and not is_special(above.host):
+        tls_host = None  # a look-up of the name ends at the wildcard, which says the same
+    redirect = fragments[0].tls_ask.redirect
+    unmatched = () if redirect is None else (redirect_feature(redirect),)
+    uses = () if holder is None else tuple(_use(host, holder[0], one) for one in chosen)
     return HostTLS(
-        tls_host,
-        certificate,
-        features,
-        () if redirect is None else (redirect_feature(redirect),),
-        chosen,
-        () if holder is None else tuple(_use(host, holder[0], one) for one in chosen),
-        tuple(verdicts),
+        tls_host, certificate, features, unmatched, () if tls_host is None else chosen, uses, tuple(verdicts)
     )
+
+
+def is_special(host: TLSHost | None) -> bool:
+    """Whether there is more to it than certificates."""
+    return host is not None and host != TLSHost(host.host, host.certificates)
+
+
+def _of_owner(fragments: Sequence[Fragment]) -> Sequence[Fragment]:
+    """Those of the namespace that had the host first. Others share its certificate and its paths, but weaken or close nothing for it."""
+    return [fragment for fragment in fragments if fragment.ref.namespace == fragments[0].ref.namespace]
+
+
+def _client_rule(
+    host: HostPattern, fragments: Sequence[Fragment], verdicts: list[Verdict]
+) -> tuple[ClientCertificate | None, ClientAuth | None]:
+    """The oldest rule of the owner's namespace holds for all paths; whoever has another one finds its own paths closed."""
+    winner = next(((f, f.tls_ask.client) for f in _of_owner(fragments) if f.tls_ask.client is not None), None)
+    closed_for = []
+    for fragment in fragments:
+        ask = fragment.tls_ask.client
+        if ask is None or (winner is not None and (ask.policy, ask.auth) == (winner[1].policy, winner[1].auth)):
+            continue
+        closed_for.append(fragment.name)
+        if winner is not None:
+            why = f"the rule of another Ingress holds for this host: {why_lost(winner[0], fragment)}"
+        else:
+            why = f"this host belongs to another namespace: {why_lost(fragments[0], fragment)}"
+        verdicts.append(_client_conflict(host, fragment, ask, why))
+    if winner is None:
+        return (ClientCertificate(NO_RULE, closed_for=tuple(closed_for)) if closed_for else None), None
+    return msgspec.structs.replace(winner[1].policy, closed_for=tuple(closed_for)), winner[1].auth
+
+
+def _server_options(fragments: Sequence[Fragment]) -> tuple[str, bool | None]:
+    """Ciphers and who prefers them: each from the oldest that says so."""
+    asks = [fragment.tls_ask for fragment in _of_owner(fragments)]
+    ciphers = next((ask.ciphers for ask in asks if ask.ciphers), "")
+    return ciphers, next((a.prefer_server_ciphers for a in asks if a.prefer_server_ciphers is not None), None)
+
+
+def _passthrough(host: HostPattern, fragments: Sequence[Fragment], routes: HostRoutes, verdicts: list[Verdict]) -> str:
+    """The upstream that TLS connections go to. Only path `/` counts, as in ingress-nginx, and only its own Ingress can ask for it."""
+    asking = {fragment.name: fragment for fragment in fragments if fragment.tls_ask.passthrough}
+    if not asking:
+        return ""
+    roots = {route.path_type: route for route in routes.routes if route.path == "/" and route.upstream is not None}
+    root = roots.get(PathType.PREFIX) or roots.get(PathType.EXACT)
+    through = "" if root is None or f"{root.namespace}/{root.ingress}" not in asking else str(root.upstream)
+    if not through:
+        fragment = next(iter(asking.values()))
+        verdicts.append(
+            _verdict(
+                fragment,
+                f"metadata.annotations[{fragment.tls_ask.passthrough}]",
+                VerdictReason.INVALID_ANNOTATION,
+                "TLS is terminated here: only path / is passed through, and this Ingress has none with a Service for the host.",
+                host,
+            )
+        )
+    return through
 
 
 def _keys(certificates: HostCertificates) -> frozenset[str]:
@@ -152,12 +186,6 @@ def _keys(certificates: HostCertificates) -> frozenset[str]:
 
 def _use(host: HostPattern, fragment: Fragment, one: Chosen) -> CertificateUse:
     return CertificateUse(host, one.secret, one.pair.facts, str(fragment.ref), one.field, fragment.origin)
-
-
-def _root_upstream(routes: HostRoutes) -> str:
-    """Only path `/` counts for what is passed through, as in ingress-nginx."""
-    found = {route.path_type: route.upstream for route in routes.routes if route.path == "/"}
-    return found.get(PathType.PREFIX) or found.get(PathType.EXACT) or ""
 
 
 def _verdict(fragment: Fragment, field: str, reason: VerdictReason, message: str, value: object) -> Verdict:
@@ -185,22 +213,11 @@ def _certificate_conflict(
     )
 
 
-def _client_conflict(loser: Fragment, ask: ClientAsk, winner: Fragment) -> Verdict:
+def _client_conflict(host: HostPattern, loser: Fragment, ask: ClientAsk, why: str) -> Verdict:
     return _verdict(
         loser,
         f"metadata.annotations[{ask.key}]",
         VerdictReason.CONFLICT,
-        f"Another rule about client certificates holds for a host of it ({why_lost(winner, loser)}), so this one can't be kept: its own paths"
-        " there are answered with 403, because access rules must not fail open.",
-        "",
-    )
-
-
-def _no_root(host: HostPattern, fragment: Fragment) -> Verdict:
-    return _verdict(
-        fragment,
-        f"metadata.annotations[{fragment.tls_ask.passthrough}]",
-        VerdictReason.INVALID_ANNOTATION,
-        "TLS is terminated here, because only path / is passed through, and the host has none with a Service.",
+        f"Its own paths are answered with 403, because access rules must not fail open: {why}.",
         host,
     )

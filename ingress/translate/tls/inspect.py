@@ -118,7 +118,9 @@ def inspect_pair(chain_pem: bytes, key_pem: bytes) -> KeyPair:
         return _inspect_pair(chain_pem, key_pem)
     except Unusable:
         raise
-    except Exception as e:  # much of a certificate is decoded when it is looked at, and anybody may have put anything into it
+    except (
+        Exception
+    ) as e:  # much of a certificate is decoded when it is looked at, and anybody may have put anything into it
         raise Unusable(CERTIFICATE, f"its content can't be read ({type(e).__name__})") from e
 
 

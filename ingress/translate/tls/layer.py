@@ -13,11 +13,24 @@ from ingress.translate.digest import TableDigest, part_digest
 from ingress.translate.fragment import Fragment
 from ingress.translate.options import Options
 from ingress.translate.report import Report, VerdictBook
-from ingress.translate.tls.hosts import NO_TLS, CertificateUse, HostRules, HostTLS, merge_tls, wildcard_above
+from ingress.translate.tls.hosts import (
+    NO_TLS,
+    CertificateUse,
+    HostRules,
+    HostTLS,
+    is_special,
+    merge_tls,
+    wildcard_above,
+)
 from ingress.translate.tls.inspect import KeyPair
 from ingress.translate.tls.store import CertificateStore
 
 _HOST, _DEFAULT = b"tls", b"default-tls"
+
+
+def _inherited(wildcard: HostTLS) -> tuple[object, ...]:
+    """What the hosts below a wildcard depend on."""
+    return wildcard.certificate, wildcard.chosen, is_special(wildcard.host)
 
 
 class TLSLayer:
@@ -76,7 +89,7 @@ class TLSLayer:
         for one in old.chosen:
             self._hold(one.pair.certificate, -1)
         self._verdicts.put(("tls", host), new.verdicts)
-        if host.startswith("*.") and (old.certificate, old.chosen) != (new.certificate, new.chosen):
+        if host.startswith("*.") and _inherited(old) != _inherited(new):
             self._changed_wildcards.add(host)
         if (old.host, old.uses) != (new.host, new.uses):
             self._changed = True

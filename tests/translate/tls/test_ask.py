@@ -308,6 +308,37 @@ def test_a_rule_without_hosts_closes_the_default_backend() -> None:
     assert result.verdicts[0].reason is VerdictReason.ACCESS_RULE_REJECTED
 
 
+def test_another_namespace_closes_nothing_but_its_own() -> None:
+    """A host belongs to whoever had it first."""
+    for reference in ("other/gone", "other/ca"):
+        theirs = site("new", "/theirs", namespace="other", auth_tls_secret=reference)
+        result = compiled(site("old", "/"), theirs, secret_of({"ca.crt": ROOT.pem}, "ca", "other"))
+        assert client(result) == ClientCertificate("", closed_for=("other/new",))
+        assert result.table.tls_hosts[HostPattern("a.test")].client_auth is None
+        conflict = next(v for v in result.verdicts if v.reason is VerdictReason.CONFLICT)
+        assert "belongs to another namespace: Ingress default/old has it already" in conflict.message
+
+
+def test_another_namespace_does_not_choose_ciphers() -> None:
+    result = compiled(site("old", "/"), site("new", "/n", namespace="other", ssl_ciphers="NULL"))
+    assert result.table.tls_hosts[HostPattern("a.test")].ciphers == ""
+
+
+@pytest.mark.parametrize(
+    "annotations", [{"auth_tls_secret": "ca"}, {"ssl_passthrough": "true"}, {"ssl_ciphers": "HIGH"}]
+)
+def test_what_a_wildcard_asks_does_not_spread_to_hosts_of_their_own(annotations: dict[str, str]) -> None:
+    """The look-up of a name without entry would end at the wildcard's."""
+    wild = ingress(
+        "wild", rule("*.test"), annotations={f"{NGINX}{k.replace('_', '-')}": v for k, v in annotations.items()}
+    )
+    result = compiled(wild, ingress("plain", rule("p.test")), ssl_passthrough=True)
+    own = result.table.tls_hosts[HostPattern("p.test")]
+    assert (own.client_auth, own.passthrough, own.ciphers) == (None, "", "")
+    assert not result.table.hosts[HostPattern("p.test")].certificate
+    assert client(result, "p.test") is None
+
+
 # ---- ciphers and passthrough ----
 
 
@@ -337,6 +368,12 @@ def test_passthrough_needs_the_flag() -> None:
     result = compiled(site(ssl_passthrough="true"))
     assert result.table.tls_hosts[HostPattern("a.test")].passthrough == ""
     assert "--enable-ssl-passthrough is not set" in result.verdicts[0].message
+
+
+def test_passthrough_is_for_the_ingress_that_has_the_path() -> None:
+    result = compiled(site("old", "/"), site("new", "/n", ssl_passthrough="true"), ssl_passthrough=True)
+    assert result.table.tls_hosts[HostPattern("a.test")].passthrough == ""
+    assert result.verdicts[0].object == "Ingress default/new"
 
 
 def test_passthrough_needs_the_path() -> None:
