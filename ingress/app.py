@@ -12,7 +12,6 @@ import contextlib
 import dataclasses
 import functools
 import gc
-import itertools
 import logging
 import resource
 import signal
@@ -34,8 +33,9 @@ from ingress.files.source import FilesSource
 from ingress.kube.cluster import Cluster
 from ingress.logs import VerdictLog, setup_logging
 from ingress.metrics import ClusterFacts, ControllerFacts, SourceFacts, TableCounts, count_table, count_verdicts
-from ingress.middleware import registry
+from ingress.middleware import loader, registry
 from ingress.model import KubernetesObject, ObjectRef
+from ingress.proxy.accept import ListenerKind
 from ingress.resolver import ExternalNameResolver
 from ingress.routing.table import RoutingTable
 from ingress.store import Store
@@ -160,7 +160,7 @@ class Controller:
         self._served: deque[tuple[int, frozenset[ObjectRef]]] = deque()
         self._generation = 0
         self._verdict_log = VerdictLog(_log)
-        self._addresses: list[tuple[str, int]] = []
+        self._addresses: list[tuple[ListenerKind, tuple[str, int]]] = []
         self.started = asyncio.Event()
 
     async def ready(self) -> None:
@@ -171,7 +171,7 @@ class Controller:
     @property
     def http_addresses(self) -> Sequence[tuple[str, int]]:
         """Where the workers listen, ports chosen by the system included. Empty before the start."""
-        return self._addresses
+        return [address for kind, address in self._addresses if kind is ListenerKind.HTTP]
 
     async def run(self) -> int:
         """Serve until a signal (or `stop`), then drain. Returns the exit code; raises IngressError for what can't start."""
@@ -182,10 +182,17 @@ class Controller:
             for number in _SIGNALS:  # first: whoever sees a port open may signal
                 loop.add_signal_handler(number, self.stop)
                 ending.callback(loop.remove_signal_handler, number)
+            loader.install(map(Path, settings.proxy.middleware_paths))
             self._source = await self._connect()
             ending.push_async_callback(self._source.close)
-            bound = sockets.bind("--http-address", settings.http_addresses, workers)
-            self._addresses = [sock.getsockname()[:2] for sock in bound[0]]
+            bound = sockets.bind_all(
+                (
+                    ("--http-address", ListenerKind.HTTP, settings.http_addresses),
+                    ("--https-address", ListenerKind.HTTPS, settings.https_addresses),
+                ),
+                workers,
+            )
+            self._addresses = [(listener.kind, listener.socket.getsockname()[:2]) for listener in bound[0]]
             if workers:
                 self._pool = Supervisor(settings.proxy, bound, settings.log_format, settings.log_level)
             else:
@@ -194,18 +201,11 @@ class Controller:
             try:
                 self._admin = await admin.start(self._view(), settings.admin_addresses)
             except BaseException:
-                for sock in itertools.chain.from_iterable(bound):
-                    sock.close()
+                sockets.close(bound)
                 raise
             ending.push_async_callback(self._admin.close)
-            for address in self.http_addresses:
-                _log.info(
-                    "listening on http://%s:%d with %s",
-                    *address,
-                    _serving(workers),
-                )
-            if settings.https_addresses:
-                _log.info("not listening on --https-address: TLS is not available yet")
+            for kind, (host, port) in self._addresses:
+                _log.info("listening on %s://%s with %s", kind, Address(host, port), _serving(workers))
             return await self._run(self._pool, self._source)
 
     async def _connect(self) -> Source:

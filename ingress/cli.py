@@ -255,7 +255,7 @@ def cli() -> None:
     default=["0.0.0.0:8443"],
     show_default=True,
     show_envvar=True,
-    help="Listen for HTTPS here. Accepted, but not listened on yet: TLS is still to come. Repeatable.",
+    help="Listen for HTTPS here. Repeatable.",
 )
 @click.option(
     "--admin-address",
@@ -455,6 +455,21 @@ def cli() -> None:
     show_envvar=True,
     help="Then wait so long for requests and tunnels under way before closing them.",
 )
+@click.option(
+    "--middleware-path",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="PATH",
+    show_envvar=True,
+    help="Python file, or folder of them, with middlewares for Ingresses to choose. Repeatable.",
+)
+@click.option(
+    "--allow-middleware",
+    multiple=True,
+    metavar="NAME",
+    show_envvar=True,
+    help="A middleware that every Ingress may choose, or *; others are allowed by their IngressClass. Repeatable. Default with --manifests: *.",
+)
 def serve(
     manifests: tuple[Path, ...],
     kubeconfig: Path | None,
@@ -490,6 +505,8 @@ def serve(
     disable_svc_external_name: bool,
     shutdown_grace_period: float,
     drain_timeout: float,
+    middleware_path: tuple[Path, ...],
+    allow_middleware: tuple[str, ...],
 ) -> int:
     """Run the controller and its proxy: for a Kubernetes cluster, or on a folder of manifests.
 
@@ -504,7 +521,7 @@ def serve(
         raise click.UsageError("--watch-namespace and --watch-namespace-selector: only one of them can choose")
     if election_ttl < _ELECTION_TTL_S:
         raise click.UsageError(f"--election-ttl {election_ttl:g}: at least {_ELECTION_TTL_S:g} seconds")
-    _check_listeners(http_address, admin_address)
+    _check_listeners(http_address, https_address, admin_address)
     kube = KubeSettings(
         kubeconfig=kubeconfig,
         context=context,
@@ -550,8 +567,13 @@ def serve(
             external_name_enabled=not disable_svc_external_name,
             default_certificate=default_ssl_certificate,
             ssl_passthrough=enable_ssl_passthrough,
+            allowed_middleware=allow_middleware or None,
         ),
-        proxy=ProxySettings(drain_timeout_s=drain_timeout, access_log=access_log),
+        proxy=ProxySettings(
+            drain_timeout_s=drain_timeout,
+            access_log=access_log,
+            middleware_paths=tuple(str(path) for path in middleware_path),
+        ),
     )
     from ingress.app import (
         serve as run,
@@ -603,16 +625,17 @@ def demo(
     manifests: Path | None,
 ) -> int:
     """Run the controller on sample manifests with three echo backends, and print curl lines to try."""
-    _check_listeners(http_address, admin_address)
+    _check_listeners(http_address, (), admin_address)
     settings = Settings(http_addresses=http_address, https_addresses=(), admin_addresses=admin_address, workers=workers)
     from ingress.app import demo as run
 
     return run(settings, manifests)
 
 
-def _check_listeners(http: tuple[Address, ...], admin: tuple[Address, ...]) -> None:
+def _check_listeners(http: tuple[Address, ...], https: tuple[Address, ...], admin: tuple[Address, ...]) -> None:
     """Raise UsageError for two listeners on one port."""
-    named = [("--http-address", address) for address in http] + [("--admin-address", address) for address in admin]
+    flags = (("--http-address", http), ("--https-address", https), ("--admin-address", admin))
+    named = [(flag, address) for flag, addresses in flags for address in addresses]
     for (flag, address), (other_flag, other) in combinations(named, 2):
         if address.overlaps(other):
             raise click.UsageError(f"{flag} {address} and {other_flag} {other} overlap: each needs a port of its own")

@@ -85,6 +85,7 @@ class TLSSettings:
     session_timeout_s: float = 600.0
     reject_unknown_hosts: bool = False  # ssl-reject-handshake: no certificate for a name that no Ingress has
     handshake_timeout_s: float = 60.0  # nginx: client_header_timeout
+    alpn: tuple[str, ...] = ("http/1.1",)  # what is offered, best first
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +111,7 @@ class ProxySettings:
     replay_limit_bytes: int = 65536  # a body up to this size can be sent again to another endpoint
     drain_timeout_s: float = 240.0  # worker-shutdown-timeout
     access_log: bool = True
+    middleware_paths: tuple[str, ...] = ()  # Python files, or folders of them: user middlewares
     tls: TLSSettings = TLSSettings()
 
 
@@ -121,6 +123,8 @@ class TranslateSettings:
     annotation_prefixes: tuple[str, ...] = ("aioingress.io/", "nginx.ingress.kubernetes.io/")  # first wins
     external_name_loopback: bool = True  # standalone mode may point ExternalName at loopback; a cluster may not
     external_name_enabled: bool = True
+    # User middlewares that every Ingress may name; `*`: all that are loaded. None: all standalone, in a cluster none but those of its class.
+    allowed_middleware: tuple[str, ...] | None = None
     proxy: ProxySettings = ProxySettings()  # what the options ConfigMap is laid over
     default_certificate: tuple[str, str] | None = (
         None  # (namespace, name) of a Secret: for hosts without a certificate of their own

@@ -74,6 +74,10 @@ class Reason(enum.Enum):
     """Why a request failed. `proxy.forward.status_of` maps each to a status."""
 
     BAD_REQUEST = enum.auto()  # ambiguous framing or syntax: 400 and close
+    PLAIN_HTTP = enum.auto()  # on a TLS port: 400
+    MISDIRECTED = (
+        enum.auto()
+    )  # a host whose clients are known by certificates, on a connection that was made for another: 421
     URI_TOO_LONG = enum.auto()  # 414
     HEADERS_TOO_LARGE = enum.auto()  # 431
     BODY_TOO_LARGE = enum.auto()  # 413

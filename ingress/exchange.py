@@ -10,6 +10,8 @@ from typing import Any, Protocol
 
 from ingress.balancing.base import EndpointState
 from ingress.errors import Reason
+from ingress.routing.client_auth import ClientIdentity
+from ingress.routing.tls import TLSHost
 
 Field = tuple[bytes, bytes]
 """Name as received and value without surrounding white space."""
@@ -55,6 +57,10 @@ class Downstream(Protocol):
     `respond_abort`; or `respond_upgrade` instead. `flush` sends what has been gathered since the last one.
     """
 
+    @property
+    def server_port(self) -> int:
+        """The port that the client's connection came in on."""
+
     def respond_informational(self, exchange: "Exchange", status: int, reason: bytes, fields: FieldPieces) -> None: ...
 
     def respond_head(
@@ -90,40 +96,30 @@ class Downstream(Protocol):
 
 
 class ClientTLS(Protocol):
-    """What hooks may ask of the connection of an exchange that came by TLS."""
+    """What may be asked of the connection of an exchange that came by TLS (`tls.transport.ConnectionInfo`)."""
+
+    server_name: str  # SNI, lower case; empty: none
+    host: TLSHost | None  # chosen by it
 
     @property
-    def server_name(self) -> str:
-        """The name that the client asked for (SNI), lower case without final dot; empty: none."""
-
-    @property
-    def verify(self) -> str:
-        """nginx's $ssl_client_verify: `NONE` (no certificate), `SUCCESS`, `FAILED:reason`."""
-
-    @property
-    def subject_dn(self) -> str:
-        """Of the client's certificate, as RFC 2253; empty without one. So is `issuer_dn`."""
-
-    @property
-    def issuer_dn(self) -> str: ...
-
-    @property
-    def pem(self) -> str | None:
-        """The client's certificate, without its chain."""
+    def client(self) -> ClientIdentity:
+        """The client's certificate and what it was worth."""
 
 
 class DirectResponse:
     """An answer without asking an endpoint. `body` None: the error page of the status, in the form that the client accepts.
 
-    Framing and `Date` are added; `fields` may have a Content-Type for a `body`.
+    Framing and `Date` are added; `fields` may have a Content-Type for a `body`. `message`: a fixed sentence for the error page, in place of
+    the one that its status has.
     """
 
-    __slots__ = ("body", "fields", "status")
+    __slots__ = ("body", "fields", "message", "status")
 
-    def __init__(self, status: int, fields: Iterable[Field] = (), body: bytes | None = None) -> None:
+    def __init__(self, status: int, fields: Iterable[Field] = (), body: bytes | None = None, message: str = "") -> None:
         self.status = status
         self.fields = tuple(fields)
         self.body = body
+        self.message = message
 
     def __repr__(self) -> str:
         return f"<DirectResponse {self.status}>"
@@ -174,6 +170,7 @@ class Exchange:
         "body_complete",
         "body_discarded",
         "body_framing",
+        "captures",
         "cleanups",
         "client_address",
         "content_length",
@@ -231,6 +228,7 @@ class Exchange:
         self.target = target  # as received
         self.path = b"/"  # normalised
         self.query = b""  # with its question mark
+        self.captures: Sequence[bytes] = ()  # groups of the regular expression that matched last: $1, $2 ...
         self.version = 11  # 10, 11, 20
         self.authority = b""  # Host as received, or :authority
         self.host = b""  # lower case, without port
@@ -273,6 +271,10 @@ class Exchange:
         self.remote_user = b""  # who authenticated, for the access log
         self.notes: dict[str, Any] | None = None  # what hooks tell each other, by middleware
         self.cleanups: list[Callable[[], None]] | None = None
+
+    @property
+    def server_port(self) -> int:
+        return self.downstream.server_port
 
     def at_end(self, cleanup: Callable[[], None]) -> None:
         """Call `cleanup` once when the exchange is over, however it ends. Synchronous, must not raise."""
@@ -324,3 +326,6 @@ RequestHook = Callable[[Exchange], "DirectResponse | Awaitable[DirectResponse | 
 
 ResponseHook = Callable[[Exchange, ResponseHead], None]
 """Called once, when the final response's head is known, before it is written."""
+
+ErrorHook = Callable[[Exchange, int], DirectResponse | None]
+"""Called where the proxy would answer with its error page of a status. None: it does."""

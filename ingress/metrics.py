@@ -105,6 +105,33 @@ class UpstreamStats:
         )
 
 
+@dataclass(slots=True)
+class Tally:
+    """One counter of a feature; who counts holds it and adds to `value`."""
+
+    value: float = 0
+
+
+TallyLabels = tuple[str, ...]
+"""Name of a family in `TALLIES`, then the values of its labels."""
+
+TALLIES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "aioingress_limited": (
+        "Requests refused by a limit of their Ingress: rate or connections.",
+        ("namespace", "ingress", "limit"),
+    ),
+    "aioingress_middleware_calls": ("Calls of a user middleware's hooks.", ("middleware", "hook")),
+    "aioingress_middleware_failures": (
+        "Calls of a user middleware's hooks that failed, by reason: error, timeout, slow, tripped.",
+        ("middleware", "hook", "reason"),
+    ),
+    "aioingress_middleware_seconds": ("Time that a user middleware's hooks took.", ("middleware", "hook")),
+    "aioingress_tls_handshakes": ("TLS handshakes completed, in full or by resumption.", ("protocol", "outcome")),
+    "aioingress_tls_failures": ("TLS connections that came to no handshake.", ("reason",)),
+}
+"""Counters of features: help text and labels by name (without `_total`). A label's values must not be the client's to choose."""
+
+
 _K = TypeVar("_K")
 
 
@@ -134,9 +161,11 @@ class WorkerMetrics:
         "_routes",
         "_table_at",
         "_table_id",
+        "_tallies",
         "_upstreams",
         "connections_accepted",
         "connections_open",
+        "tls_connections_open",
         "tunnels_open",
         "unmatched",
         "upstream_connections_opened",
@@ -155,10 +184,12 @@ class WorkerMetrics:
         self._monotonic = monotonic
         self._routes: dict[RouteLabels, RouteStats] = {}
         self._upstreams: dict[UpstreamLabels, UpstreamStats] = {}
+        self._tallies: dict[TallyLabels, Tally] = {}
         self._table_id = ""
         self._table_at = 0.0
         self.connections_accepted = 0
         self.connections_open = 0  # client connections
+        self.tls_connections_open = 0  # a part of connections_open
         self.tunnels_open = 0  # upgraded connections, a part of connections_open
         self.upstream_connections_opened = 0
         self.upstream_connections_reused = 0  # requests sent on a connection that had served one before
@@ -180,6 +211,16 @@ class WorkerMetrics:
             stats = self._upstreams[labels] = UpstreamStats()
         return stats
 
+    def tally(self, name: str, *labels: str) -> Tally:
+        """The counter of that family (`TALLIES`) and label values, made when first asked for. Called when something is bound, not per request."""
+        if len(labels) != len(TALLIES[name][1]):
+            raise ValueError(f"{name} has the labels {TALLIES[name][1]}, not {labels}")
+        key = (name, *labels)
+        tally = self._tallies.get(key)
+        if tally is None:
+            tally = self._tallies[key] = Tally()
+        return tally
+
     def table_applied(self, table_id: str) -> None:
         """Requests that start from now on are routed by this table."""
         self._table_id = table_id
@@ -200,12 +241,14 @@ class WorkerMetrics:
         return MetricsSnapshot(
             routes={labels: s for labels, s in self._routes.items() if s.statuses},
             upstreams={labels: s for labels, s in self._upstreams.items() if s.failures or s.retries or s.ejections},
+            tallies={labels: tally.value for labels, tally in self._tallies.items() if tally.value},
             connections_accepted=self.connections_accepted,
             upstream_connections_opened=self.upstream_connections_opened,
             upstream_connections_reused=self.upstream_connections_reused,
             access_log_dropped=self._access_log_dropped(),
             requests_in_flight=self._requests_in_flight(),
             connections_open=self.connections_open,
+            tls_connections_open=self.tls_connections_open,
             tunnels_open=self.tunnels_open,
             tables={self._table_id: 1} if self._table_id else {},
             table_age_s=self._monotonic() - self._table_at if self._table_id else 0.0,
@@ -225,6 +268,7 @@ class MetricsSnapshot(msgspec.Struct, frozen=True):
     # counters
     routes: dict[RouteLabels, RouteStats] = {}
     upstreams: dict[UpstreamLabels, UpstreamStats] = {}
+    tallies: dict[TallyLabels, float] = {}
     connections_accepted: int = 0
     upstream_connections_opened: int = 0
     upstream_connections_reused: int = 0
@@ -232,6 +276,7 @@ class MetricsSnapshot(msgspec.Struct, frozen=True):
     # gauges
     requests_in_flight: int = 0
     connections_open: int = 0
+    tls_connections_open: int = 0
     tunnels_open: int = 0
     tables: dict[str, int] = {}
     table_age_s: float = 0.0
@@ -239,7 +284,13 @@ class MetricsSnapshot(msgspec.Struct, frozen=True):
     def without_gauges(self) -> "MetricsSnapshot":
         """What remains of a worker that is gone."""
         return msgspec.structs.replace(
-            self, requests_in_flight=0, connections_open=0, tunnels_open=0, tables={}, table_age_s=0.0
+            self,
+            requests_in_flight=0,
+            connections_open=0,
+            tls_connections_open=0,
+            tunnels_open=0,
+            tables={},
+            table_age_s=0.0,
         )
 
 
@@ -259,21 +310,26 @@ def merge(snapshots: Iterable[MetricsSnapshot]) -> MetricsSnapshot:
     routes: dict[RouteLabels, RouteStats] = {}
     upstreams: dict[UpstreamLabels, UpstreamStats] = {}
     tables: dict[str, int] = {}
+    tallies: dict[TallyLabels, float] = {}
     for part in parts:
         for route, stats in part.routes.items():
             routes[route] = routes[route] + stats if route in routes else stats
         for upstream, counts in part.upstreams.items():
             upstreams[upstream] = upstreams[upstream] + counts if upstream in upstreams else counts
         tables = _sum(tables, part.tables)
+        for labels, value in part.tallies.items():
+            tallies[labels] = tallies.get(labels, 0) + value
     return MetricsSnapshot(
         routes=routes,
         upstreams=upstreams,
+        tallies=tallies,
         connections_accepted=sum(p.connections_accepted for p in parts),
         upstream_connections_opened=sum(p.upstream_connections_opened for p in parts),
         upstream_connections_reused=sum(p.upstream_connections_reused for p in parts),
         access_log_dropped=sum(p.access_log_dropped for p in parts),
         requests_in_flight=sum(p.requests_in_flight for p in parts),
         connections_open=sum(p.connections_open for p in parts),
+        tls_connections_open=sum(p.tls_connections_open for p in parts),
         tunnels_open=sum(p.tunnels_open for p in parts),
         tables=tables,
         table_age_s=max((p.table_age_s for p in parts), default=0.0),
@@ -428,6 +484,7 @@ class MetricsCollector(Collector):
         )
         yield from self._traffic()
         yield from self._upstreams()
+        yield from self._features()
         yield from self._connections()
         yield from self._table()
         yield from self._controller()
@@ -472,6 +529,13 @@ class MetricsCollector(Collector):
             self._snapshot.upstream_connections_reused,
         )
 
+    def _features(self) -> Iterator[Metric]:
+        for name, (text, labels) in TALLIES.items():
+            family = CounterMetricFamily(name, text, labels=labels)
+            for (_, *values), value in sorted(x for x in self._snapshot.tallies.items() if x[0][0] == name):
+                family.add_metric(values, value)
+            yield family
+
     def _connections(self) -> Iterator[Metric]:
         snapshot = self._snapshot
         yield _labelled(
@@ -481,6 +545,9 @@ class MetricsCollector(Collector):
             [(("active",), snapshot.connections_open)],
         )
         yield _counter("aioingress_connections_accepted", "Client connections accepted.", snapshot.connections_accepted)
+        yield _gauge(
+            "aioingress_tls_connections", "Open client connections that came by TLS.", snapshot.tls_connections_open
+        )
         yield _gauge("aioingress_tunnels", "Open connections that were upgraded (WebSocket).", snapshot.tunnels_open)
         yield _counter(
             "aioingress_access_log_dropped",

@@ -87,6 +87,8 @@ def test_every_flag(app, folder, tmp_path):
         "--disable-svc-external-name",
         "--shutdown-grace-period", "7.5",
         "--drain-timeout", "30",
+        "--middleware-path", str(file), "--middleware-path", "/opt/middleware",
+        "--allow-middleware", "audit", "--allow-middleware", "tenant",
     ]  # fmt: skip
     assert main(["serve", *arguments]) == 0
     assert app.settings == Settings(
@@ -102,8 +104,9 @@ def test_every_flag(app, folder, tmp_path):
             classes=ClassSettings("edge", "example.com/edge", watch_without_class=True),
             default_backend_service=("system", "fallback"),
             external_name_enabled=False,
+            allowed_middleware=("audit", "tenant"),
         ),
-        proxy=ProxySettings(drain_timeout_s=30.0, access_log=False),
+        proxy=ProxySettings(drain_timeout_s=30.0, access_log=False, middleware_paths=(str(file), "/opt/middleware")),
     )
 
 
@@ -179,6 +182,8 @@ ENVIRONMENT = {
     "INGRESS_WATCH_INGRESS_WITHOUT_CLASS": ("true", lambda s: s.translate.classes.watch_without_class, True),
     "INGRESS_DEFAULT_BACKEND_SERVICE": ("a/b", lambda s: s.translate.default_backend_service, ("a", "b")),
     "INGRESS_DISABLE_SVC_EXTERNAL_NAME": ("1", lambda s: s.translate.external_name_enabled, False),
+    "INGRESS_ALLOW_MIDDLEWARE": ("audit tenant", lambda s: s.translate.allowed_middleware, ("audit", "tenant")),
+    "INGRESS_MIDDLEWARE_PATH": ("/a:/b", lambda s: s.proxy.middleware_paths, ("/a", "/b")),
     "INGRESS_SHUTDOWN_GRACE_PERIOD": ("5", lambda s: s.shutdown_grace_s, 5.0),
     "INGRESS_DRAIN_TIMEOUT": ("6", lambda s: s.proxy.drain_timeout_s, 6.0),
 }
@@ -374,6 +379,10 @@ BAD = [
     (
         ["serve", "--manifests", ".", "--http-address", ":8080", "--admin-address", "127.0.0.1:8080"],
         "ingress serve: --http-address 0.0.0.0:8080 and --admin-address 127.0.0.1:8080 overlap: each needs a port of its own;",
+    ),
+    (
+        ["serve", "--manifests", ".", "--http-address", ":8443"],
+        "ingress serve: --http-address 0.0.0.0:8443 and --https-address 0.0.0.0:8443 overlap: each needs a port of its own;",
     ),
     (
         ["demo", "--manifests", __file__],

@@ -13,7 +13,7 @@ import ingress
 PACKAGE = Path(ingress.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-PURE = ("errors", "config", "model", "routing", "translate", "balancing", "affinity", "exchange")
+PURE = ("errors", "config", "model", "variables", "routing", "translate", "balancing", "affinity", "exchange")
 IMPURE_LIBRARIES = ("aiohttp", "kubernetes_asyncio", "ssl", "asyncio", "uvloop", "httptools")
 
 AIOHTTP_API = {"web", "abc", "client", "hdrs", "typedefs"}

@@ -423,3 +423,28 @@ def test_every_metric_has_its_row_in_the_docs_and_the_other_way_round() -> None:
     text = render(busy_snapshot(), replace(FACTS, cluster=ClusterFacts()))[1].decode()
     exposed = set(re.findall(r"^# TYPE (\S+)", text, re.MULTILINE))
     assert documented == exposed
+
+
+# ---- counters of features -----------------------------------------------------------------------------------------
+
+
+def test_tallies_add_up_over_workers_and_their_ends() -> None:
+    family = "aioingress_middleware_failures"
+    one, two = WorkerMetrics(), WorkerMetrics()
+    one.tally(family, "audit", "request", "error").value += 2
+    one.tally(family, "audit", "request", "timeout")  # never counted: not shown
+    assert one.tally(family, "audit", "request", "error") is one.tally(family, "audit", "request", "error")
+    two.tally(family, "audit", "request", "error").value += 1
+    total = MetricsAggregate()
+    total.update("one", one.snapshot())
+    total.remove("one")
+    total.update("two", two.snapshot())
+    _, text = render(total.merged(), ControllerFacts())
+    lines = [line for line in text.decode().splitlines() if line.startswith(f"{family}_total")]
+    assert lines == [f'{family}_total{{hook="request",middleware="audit",reason="error"}} 3.0']
+
+
+@pytest.mark.parametrize("labels", [(), ("audit",), ("a", "b", "c", "d")])
+def test_a_tally_has_the_labels_of_its_family(labels: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match="has the labels"):
+        WorkerMetrics().tally("aioingress_middleware_failures", *labels)

@@ -8,14 +8,17 @@ each worker: policy to hooks), and its hooks run per request. Three steps, so th
 
 import asyncio
 import enum
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Coroutine, Generator, Hashable
 from dataclasses import dataclass
+from functools import cache
 from random import Random
 from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 
-from ingress.exchange import RequestHook, ResponseHook
+from ingress.exchange import DirectResponse, ErrorHook, Exchange, RequestHook, ResponseHook
+from ingress.middleware.shared import SharedCounts
+from ingress.middleware.sidecalls import NO_SIDE_CALLS, SideCalls
 from ingress.routing.table import Route
 
 P = TypeVar("P", bound=msgspec.Struct)
@@ -40,8 +43,33 @@ class Phase(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Hooks:
+    """The last four are for `Phase.ACCESS`, whose hooks `middleware.satisfy` joins.
+
+    `admits`: with `satisfy: any`, who passes this check needs no other; False: it can only refuse. `admitted` is called once the request was let in, whichever
+    check did it. `challenge` replaces the 401 of any check of the route. `any_suffices`: the route has `satisfy: any`.
+    """
+
     request: RequestHook | None = None
     response: ResponseHook | None = None
+    error: ErrorHook | None = None
+    admits: bool = True
+    admitted: Callable[[Exchange], None] | None = None
+    challenge: Callable[[Exchange, DirectResponse], DirectResponse] | None = None
+    any_suffices: bool = False
+
+
+class Later:
+    """A coroutine that is made when it is awaited. The client may leave before anybody awaits what a hook returned, and a coroutine that is never
+    awaited is a warning."""
+
+    __slots__ = ("_arguments", "_function")
+
+    def __init__(self, function: Callable[..., Coroutine[Any, Any, DirectResponse | None]], *arguments: Any) -> None:
+        self._function = function
+        self._arguments = arguments
+
+    def __await__(self) -> Generator[Any, Any, DirectResponse | None]:
+        return self._function(*self._arguments).__await__()
 
 
 class Reader(Protocol):
@@ -67,6 +95,26 @@ class Reader(Protocol):
     def config_map(self, name: str, reference: str) -> Any: ...
 
 
+class Tally(Protocol):
+    """A counter (`metrics.Tally`, which this layer doesn't know)."""
+
+    value: float
+
+
+class _Unseen:
+    value: float = 0
+
+
+def _unseen_tally(name: str, *labels: str) -> Tally:
+    return _Unseen()
+
+
+@cache
+def _own_counts() -> SharedCounts:
+    """Where no controller handed any out: a process alone shares them with itself."""
+    return SharedCounts.create()
+
+
 @dataclass(frozen=True, slots=True)
 class Services:
     """What a worker has to offer to hooks. One a worker."""
@@ -75,6 +123,9 @@ class Services:
     clock: Callable[[], float]  # monotonic seconds
     wall_clock: Callable[[], float]
     rng: Random
+    tally: Callable[..., Tally] = _unseen_tally  # metrics.WorkerMetrics.tally: a counter by family and label values
+    side_calls: SideCalls = NO_SIDE_CALLS  # requests of the proxy's own, to hosts that are not endpoints
+    shared_counts: Callable[[], SharedCounts] = _own_counts  # what all workers count together
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,3 +160,4 @@ class MiddlewareSpec(Generic[P]):
     by_option: Callable[[Any], bool] = (
         never  # of Options: whether it may act on an Ingress with none of its annotations
     )
+    hidden: frozenset[str] = frozenset()  # fields of the policy that nobody is shown (dumps, `explain`)

@@ -1,6 +1,7 @@
 """What becomes of a request by the certificate that its connection came with (ingress-nginx's auth-tls-*). The handshake never fails for it: 400.
 
-As in nginx, plain HTTP isn't asked for one; a pattern for the subject is then not met (403).
+As in nginx, plain HTTP isn't asked for one; a pattern for the subject is then not met (403). That the certificate was asked for on behalf of this
+very host is seen to before (`tls.choice.standing`: 421).
 """
 
 from urllib.parse import quote
@@ -10,7 +11,8 @@ import re2
 from ingress.exchange import DirectResponse, Exchange
 from ingress.middleware.base import Hooks, MiddlewareSpec, Phase, Scope
 from ingress.middleware.tls_redirect import never_parsed
-from ingress.routing.https import CLIENT_CERTIFICATE, NO_RULE, ClientCertificate
+from ingress.routing.client_auth import refusal
+from ingress.routing.https import CLIENT_CERTIFICATE, NO_RULE, ClientCertificatefrom ingress.routing.tls import ClientVerify
 
 CERTIFICATE, VERIFY = b"ssl-client-cert", b"ssl-client-verify"
 SUBJECT, ISSUER = b"ssl-client-subject-dn", b"ssl-client-issuer-dn"
@@ -25,9 +27,7 @@ def bind(policy: ClientCertificate, scope: Scope) -> Hooks:
         return Hooks(_refuse)
     if policy.verify == NO_RULE:
         return Hooks()
-    asked = policy.verify != "off"
-    required = policy.verify == "on"
-    verified = policy.verify in ("on", "optional")
+    verify = None if policy.verify == "off" else ClientVerify(policy.verify)
     matches = None
     if policy.match_dn:
         options = re2.Options()
@@ -42,20 +42,17 @@ def bind(policy: ClientCertificate, scope: Scope) -> Hooks:
         tls = exchange.tls
         if tls is None:
             return None if matches is None else DirectResponse(403)
-        if asked:
-            if tls.server_name and tls.server_name.encode("utf-8", "replace") != exchange.host:
-                return DirectResponse(421)  # it was asked for by the rule of another host, or not at all
-            verify = tls.verify
-            if (verified and verify.startswith("FAILED")) or (required and verify != "SUCCESS"):
-                return refused
-        if matches is not None and not matches(tls.subject_dn):
+        client = tls.client
+        if verify is not None and refusal(verify, client) is not None:
+            return refused
+        if matches is not None and not matches(client.subject):
             return DirectResponse(403)
-        exchange.add_field(VERIFY, _field(tls.verify))
-        if tls.subject_dn:
-            exchange.add_field(SUBJECT, _field(tls.subject_dn))
-            exchange.add_field(ISSUER, _field(tls.issuer_dn))
-        if forward and tls.pem is not None:
-            exchange.add_field(CERTIFICATE, quote(tls.pem, safe="").encode("ascii"))
+        exchange.add_field(VERIFY, _field(client.verify))
+        if client.subject or client.issuer:
+            exchange.add_field(SUBJECT, _field(client.subject))
+            exchange.add_field(ISSUER, _field(client.issuer))
+        if forward and client.pem:
+            exchange.add_field(CERTIFICATE, quote(client.pem, safe="").encode("ascii"))
         return None
 
     return Hooks(check_certificate)

@@ -2,7 +2,17 @@
 
 from typing import Any
 
-from ingress.middleware import client_certificate, hsts, tls_redirect
+from ingress.middleware import (
+    basic_auth,
+    client_certificate,
+    external_auth,
+    hsts,
+    ip_access,
+    rate_limit,
+    satisfy,
+    tls_redirect,
+    user,
+)
 from ingress.middleware.base import MiddlewareSpec
 
 SPECS: tuple[MiddlewareSpec[Any], ...] = (
@@ -11,6 +21,12 @@ SPECS: tuple[MiddlewareSpec[Any], ...] = (
     client_certificate.SPEC,
     # TLS_REDIRECT
     tls_redirect.SPEC,
+    rate_limit.SPEC,
+    ip_access.SPEC,
+    basic_auth.SPEC,
+    external_auth.SPEC,
+    satisfy.SPEC,
+    user.SPEC,
 )
 
 BY_NAME: dict[str, MiddlewareSpec[Any]] = {spec.name: spec for spec in SPECS}

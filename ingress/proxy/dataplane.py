@@ -14,14 +14,21 @@ from aiohttp import web
 from ingress.accesslog import AccessLog
 from ingress.balancing.base import EndpointState
 from ingress.config import ProxySettings
+from ingress.errors import Reason
 from ingress.metrics import WorkerMetrics
 from ingress.middleware.base import Services
+from ingress.middleware.shared import SharedCounts
+from ingress.proxy.accept import ListenerKind, Opening
 from ingress.proxy.errorpages import ErrorPages
 from ingress.proxy.forward import Forwarder
-from ingress.proxy.link import Runtime, Snapshot
-from ingress.proxy.listener import ClientConnection
+from ingress.proxy.link import Runtime, Snapshot, UpstreamRuntime
+from ingress.proxy.listener import ClientConnection, MisplacedConnection
+from ingress.proxy.passthrough import Relay
+from ingress.proxy.sidecalls import SideCallClient
 from ingress.proxy.upstream import Pool, UpstreamContext
-from ingress.routing.table import RoutingTable, TableDelta
+from ingress.routing.table import RoutingTable, TableDelta, UpstreamKey
+from ingress.routing.tls import TLSHost
+from ingress.tls.contexts import Contexts
 
 _log = logging.getLogger(__name__)
 _SWEEP_S = 0.25
@@ -42,21 +49,42 @@ class DataPlane:
         loop: asyncio.AbstractEventLoop,
         rng: random.Random | None = None,
         clock: Callable[[], float] = time.monotonic,
+        shared: SharedCounts | None = None,
     ) -> None:
+        """`shared`: what all workers count together; None: this one counts alone."""
         self.settings = self._started_with = settings
         self.draining = False
-        self._loop = loop
+        self.loop = self._loop = loop
         self._clock = clock
-        self._metrics = metrics
+        self.metrics = self._metrics = metrics
         self.connections = 0
-        services = Services(loop, clock, time.time, rng or random.Random())
+        self._shared = shared
+        self._own_shared: SharedCounts | None = None
+        self.openings: set[Opening] = set()  # connections whose protocol isn't settled
+        self.relays: set[Relay] = set()  # connections passed through
+        self.contexts = Contexts(clock)
+        self.side_calls = SideCallClient(loop, clock)
+        services = Services(
+            loop,
+            clock,
+            time.time,
+            rng or random.Random(),
+            tally=metrics.tally,
+            side_calls=self.side_calls,
+            shared_counts=self._shared_counts,
+        )
         self.runtime = Runtime(metrics, services, self._open_pool)
         self.forwarder = Forwarder(settings, self.runtime, metrics, ErrorPages(), access_log, loop, clock)
         self._upstream = UpstreamContext(self.forwarder, settings, metrics, loop)
         self._manager = web.Server(_unused, handler_cancellation=True, loop=loop)
-        self._listeners: list[tuple[asyncio.Server, socket.socket]] = []
+        self._listeners: list[tuple[asyncio.Server, socket.socket, Callable[[], asyncio.Protocol]]] = []
         self._sweeper: asyncio.TimerHandle | None = None
         self._empty = asyncio.Event()
+
+    def _shared_counts(self) -> SharedCounts:
+        if self._shared is None:
+            self._shared = self._own_shared = SharedCounts.create()
+        return self._shared
 
     def _open_pool(self, state: EndpointState) -> Pool:
         return Pool(state, self._upstream)
@@ -85,6 +113,7 @@ class DataPlane:
         if settings != self.settings:  # new connections are accepted with them
             self.settings = self.forwarder.settings = self._upstream.settings = settings
         self.forwarder.snapshot = snapshot
+        self.contexts.use(table, settings.tls)
         self._metrics.table_applied(table.id)
 
     def settle_memory(self) -> None:
@@ -94,38 +123,71 @@ class DataPlane:
 
     # ---- listeners -----------------------------------------------------------------------------------------------
 
-    async def listen(self, sockets: Iterable[socket.socket]) -> None:
+    async def listen(self, sockets: Iterable[socket.socket], kind: ListenerKind = ListenerKind.HTTP) -> None:
         """Accept on bound sockets. Each is duplicated: closing here does not close the owner's copy."""
+        factory = self._factory(kind)
         for sock in sockets:
             own = sock.dup()
             own.setblocking(False)
-            server = await self._loop.create_server(self.accept, sock=own.dup(), backlog=BACKLOG)
-            self._listeners.append((server, own))
+            server = await self._loop.create_server(factory, sock=own.dup(), backlog=BACKLOG)
+            self._listeners.append((server, own, factory))
         if self._sweeper is None:
             self._sweeper = self._loop.call_later(_SWEEP_S, self._sweep)
+
+    def _factory(self, kind: ListenerKind) -> Callable[[], asyncio.Protocol]:
+        match kind:
+            case ListenerKind.HTTP:
+                return self.accept
+            case ListenerKind.HTTPS:
+                return lambda: Opening(self)
 
     def accept(self) -> ClientConnection:
         """The protocol for one more connection."""
         return ClientConnection(self, self._manager, self._loop)
 
+    def accept_misplaced(self) -> ClientConnection:
+        return MisplacedConnection(self, self._manager, self._loop)
+
+    def relay(self, host: TLSHost) -> Relay | None:
+        upstream = self.runtime.upstreams.get(UpstreamKey(host.passthrough))
+        return None if upstream is None or upstream.picker is None else Relay(self, upstream)
+
     @property
     def addresses(self) -> Sequence[tuple[str, int]]:
-        return [sock.getsockname()[:2] for _, sock in self._listeners]
+        return [sock.getsockname()[:2] for _, sock, _ in self._listeners]
 
     @property
     def client_connections(self) -> list[ClientConnection]:
         return cast(list[ClientConnection], self._manager.connections)
 
-    def connection_opened(self) -> None:
+    def connection_opened(self, scheme: bytes) -> None:
         self.connections += 1
+        if scheme == b"https":
+            self._metrics.tls_connections_open += 1
         self._metrics.connections_accepted += 1
         self._metrics.connections_open += 1
 
-    def connection_closed(self) -> None:
+    def connection_closed(self, scheme: bytes) -> None:
         self.connections -= 1
         self._metrics.connections_open -= 1
-        if not self.connections:
-            self._empty.set()
+        if scheme == b"https":
+            self._metrics.tls_connections_open -= 1
+        self._empty.set()
+
+    def opening_ended(self) -> None:
+        self._empty.set()
+
+    def relay_began(self) -> None:
+        self._metrics.connections_accepted += 1
+        self._metrics.connections_open += 1
+
+    def relay_ended(self) -> None:
+        self._metrics.connections_open -= 1
+        self._empty.set()
+
+    def relay_failed(self, upstream: UpstreamRuntime, state: EndpointState, reason: Reason) -> None:
+        upstream.stats.failed(reason.name.lower())
+        self.runtime.record_failure(upstream, state, self._clock())
 
     # ---- time ----------------------------------------------------------------------------------------------------
 
@@ -137,6 +199,11 @@ class DataPlane:
             connection.sweep(now)
         for upstream_connection in tuple(self._upstream.connections):
             upstream_connection.sweep(now)
+        for opening in tuple(self.openings):
+            opening.sweep(now)
+        for relay in tuple(self.relays):
+            relay.sweep(now)
+        self.side_calls.sweep(now)
         self.runtime.readmit(now)
 
     # ---- drain ---------------------------------------------------------------------------------------------------
@@ -150,33 +217,34 @@ class DataPlane:
         """Close the listeners. With `last` nobody else accepts on these sockets: what the kernel has queued is taken in first."""
         self._begin_drain()
         listeners, self._listeners = self._listeners, []
-        for server, _ in listeners:
+        for server, _, _ in listeners:
             server.close()
-        for _, sock in listeners:
+        for _, sock, factory in listeners:
             if last:
-                await self._accept_queued(sock)
+                await self._accept_queued(sock, factory)
             sock.close()
 
-    async def _accept_queued(self, sock: socket.socket) -> None:
+    async def _accept_queued(self, sock: socket.socket, factory: Callable[[], asyncio.Protocol]) -> None:
         while True:
             try:
                 accepted, _ = sock.accept()
             except OSError:
                 return
             accepted.setblocking(False)
-            await self._loop.connect_accepted_socket(self.accept, accepted)
+            await self._loop.connect_accepted_socket(factory, accepted)
 
     async def drain(self, timeout_s: float) -> bool:
         """Let what is under way finish; idle connections are closed by the sweep. False when time was up and the rest was cut."""
         self._begin_drain()
         try:
             async with asyncio.timeout(timeout_s):
-                while self.connections:
+                while self.connections or self.openings or self.relays:
                     self._empty.clear()
                     await self._empty.wait()
             return True
         except TimeoutError:
-            _log.warning("drain: %d connections were still open after %g s", self.connections, timeout_s)
+            left = self.connections + len(self.openings) + len(self.relays)
+            _log.warning("drain: %d connections were still open after %g s", left, timeout_s)
             return False
 
     async def close(self) -> None:
@@ -187,11 +255,19 @@ class DataPlane:
         await self.stop_accepting(last=False)
         for connection in self.client_connections:
             connection.force_close()
+        for opening in tuple(self.openings):
+            opening.abort()
+        for relay in tuple(self.relays):
+            relay.abort()
         for upstream in self.runtime.upstreams.values():
             upstream.retire()
         for upstream_connection in tuple(self._upstream.connections):
             upstream_connection.abort()
+        self.side_calls.close()
         await asyncio.sleep(0)  # connection_lost of all of them
+        if self._own_shared is not None:
+            self._own_shared.close()
+            self._shared = self._own_shared = None
 
 
 async def _unused(request: web.BaseRequest) -> web.StreamResponse:

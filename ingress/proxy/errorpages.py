@@ -191,33 +191,36 @@ class ErrorPages:
         )
         self._html = environment.get_template("error.html")
         self._text = environment.get_template("error.txt")
-        self._without_id: dict[tuple[int, Kind], bytes] = {}
-        self._around_id: dict[tuple[int, Kind], tuple[bytes, bytes]] = {}
+        self._without_id: dict[tuple[int, Kind, str], bytes] = {}
+        self._around_id: dict[tuple[int, Kind, str], tuple[bytes, bytes]] = {}
 
-    def page(self, status: int, accept: bytes | None, request_id: bytes = b"") -> tuple[bytes, bytes]:
+    def page(
+        self, status: int, accept: bytes | None, request_id: bytes = b"", message: str = ""
+    ) -> tuple[bytes, bytes]:
         """(content type, body) for a status from 400 to 599; ValueError for another.
 
         `accept` is the raw value of the request's Accept, None without one. A request id that is not plain (it may be
-        the client's) is not shown. Caches hold at most 200 statuses in three kinds.
+        the client's) is not shown. `message` is one of a few fixed sentences, in place of the status' own. Caches hold
+        at most 200 statuses in three kinds, and those sentences.
         """
         kind = preferred_kind(accept)
-        key = (status, kind)
+        key = (status, kind, message)
         if request_id and _REQUEST_ID.fullmatch(request_id):
             around = self._around_id.get(key)
             if around is None:
-                before, place, after = self._render(status, kind, _PLACE).partition(_PLACE.encode())
+                before, place, after = self._render(status, kind, _PLACE, message).partition(_PLACE.encode())
                 assert place
                 around = self._around_id[key] = (before, after)
             return CONTENT_TYPES[kind], around[0] + request_id + around[1]
         body = self._without_id.get(key)
         if body is None:
-            body = self._without_id[key] = self._render(status, kind, "")
+            body = self._without_id[key] = self._render(status, kind, "", message)
         return CONTENT_TYPES[kind], body
 
-    def _render(self, status: int, kind: Kind, request_id: str) -> bytes:
+    def _render(self, status: int, kind: Kind, request_id: str, message: str) -> bytes:
         if not 400 <= status <= 599:
             raise ValueError(f"{status} is not the status of an error")
-        title, message = title_of(status), message_of(status)
+        title, message = title_of(status), message or message_of(status)
         if kind is Kind.JSON:
             fields = {"status": status, "error": title, "message": message}
             if request_id:

@@ -36,6 +36,7 @@ from ingress.proxy.link import IDEMPOTENT, LinkedRoute, Runtime, Snapshot, Upstr
 from ingress.proxy.upstream import UpstreamConnection
 from ingress.routing.path import decoded_view, is_normal, normalize_path
 from ingress.routing.trie import PathTrie
+from ingress.tls.choice import Standing, standing
 
 _log = logging.getLogger(__name__)
 _REFUSED_METHODS = frozenset((b"CONNECT", b"TRACE"))
@@ -46,6 +47,8 @@ _NOTHING_SENT = frozenset((Reason.CONNECT_FAILED, Reason.CONNECT_TIMEOUT))
 _CLOSING = frozenset(
     (
         Reason.BAD_REQUEST,
+        Reason.PLAIN_HTTP,
+        Reason.MISDIRECTED,
         Reason.URI_TOO_LONG,
         Reason.HEADERS_TOO_LARGE,
         Reason.BODY_TOO_LARGE,
@@ -55,10 +58,14 @@ _CLOSING = frozenset(
 )
 
 
+# Instead of what the status says in general; in nginx's words where it has some.
+_MESSAGES = {Reason.PLAIN_HTTP: "The plain HTTP request was sent to HTTPS port"}
+
+
 def status_of(reason: Reason) -> int:
     """The status that a client gets for `reason` (as ingress-nginx answers)."""
     match reason:
-        case Reason.BAD_REQUEST:
+        case Reason.BAD_REQUEST | Reason.PLAIN_HTTP:
             return 400
         case Reason.NO_ROUTE:
             return 404
@@ -70,6 +77,8 @@ def status_of(reason: Reason) -> int:
             return 413
         case Reason.URI_TOO_LONG:
             return 414
+        case Reason.MISDIRECTED:
+            return 421
         case Reason.HEADERS_TOO_LARGE:
             return 431
         case Reason.CLIENT_GONE:
@@ -157,6 +166,9 @@ class Forwarder:
             self._reject(exchange, Reason.BAD_REQUEST)
             return
         exchange.route = route
+        if snapshot.asks_certificates and exchange.tls is not None and not self._certificate_holds(exchange, snapshot):
+            self._reject(exchange, Reason.MISDIRECTED)
+            return
         if exchange.method in _REFUSED_METHODS:
             self._reject(exchange, Reason.METHOD_NOT_ALLOWED)
             return
@@ -167,6 +179,13 @@ class Forwarder:
         hooks = route.request_hooks
         if not hooks or self._run_hooks(exchange, hooks, 0):
             self._proxy(exchange, route, now)
+
+    def _certificate_holds(self, exchange: Exchange, snapshot: Snapshot) -> bool:
+        """Whether the client was asked for a certificate in the handshake as the host of the request demands it."""
+        found = standing(snapshot.table, exchange.host.decode("latin-1"), exchange.tls.host)
+        if found is Standing.OUTDATED:
+            exchange.keep_alive = False
+        return found is not Standing.MISDIRECTED
 
     def _proxy(self, exchange: Exchange, route: LinkedRoute, now: float) -> None:
         """Send a request that every hook let pass to an endpoint."""
@@ -525,11 +544,26 @@ class Forwarder:
     def _reject(self, exchange: Exchange, reason: Reason) -> None:
         if reason in _CLOSING:
             exchange.keep_alive = False
-        self.respond(exchange, status_of(reason))
+        self.respond(exchange, status_of(reason), _MESSAGES.get(reason, ""))
 
-    def respond(self, exchange: Exchange, status: int) -> None:
-        """Answer with the error page of `status`, or make the failure visible where an answer has begun."""
-        self.answer(exchange, DirectResponse(status))
+    def respond(self, exchange: Exchange, status: int, message: str = "") -> None:
+        """Answer with the error page of `status` (and `message`, if it isn't the usual), or make the failure visible where an answer has begun."""
+        response = DirectResponse(status, message=message)
+        route = exchange.route
+        if route is not None and route.error_hooks and not exchange.response_started:
+            response = self._error_response(exchange, status) or response
+        self.answer(exchange, response)
+
+    def _error_response(self, exchange: Exchange, status: int) -> DirectResponse | None:
+        for hook in exchange.route.error_hooks:
+            try:
+                response: DirectResponse | None = hook(exchange, status)
+            except Exception:
+                _log.exception("a middleware failed on an error %d", status)
+                continue
+            if response is not None:
+                return response
+        return None
 
     def answer(self, exchange: Exchange, response: DirectResponse) -> None:
         """Answer by ourselves, or make the failure visible where an answer has begun."""
@@ -540,7 +574,9 @@ class Forwarder:
         status, body = response.status, response.body
         fields: list[Field] = [(b"Date", http_date()), *response.fields]
         if body is None:
-            content_type, body = self._error_pages.page(status, exchange.header(b"accept"), exchange.request_id)
+            content_type, body = self._error_pages.page(
+                status, exchange.header(b"accept"), exchange.request_id, response.message
+            )
             fields += ((b"Content-Type", content_type), (b"Vary", b"Accept"))
             if status == 405:
                 fields.append((b"Allow", b"GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS"))

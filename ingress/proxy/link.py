@@ -15,16 +15,16 @@ from weakref import WeakValueDictionary
 import msgspec
 
 from ingress.affinity.client_ip import ClientIPAffinity, Update
-from ingress.affinity.hashkey import compile_hash_key
 from ingress.balancing import ejection
 from ingress.balancing.base import EndpointState, Picker
 from ingress.balancing.consistent_hash import ConsistentHash
 from ingress.balancing.hashing import hash64
 from ingress.balancing.registry import build_picker, build_ring, observes_latency
-from ingress.exchange import DirectResponse, Exchange, RequestHook, ResponseHook
+from ingress.exchange import DirectResponse, ErrorHook, Exchange, RequestHook, ResponseHook
 from ingress.metrics import RouteStats, UpstreamStats, WorkerMetrics
 from ingress.middleware import registry
-from ingress.middleware.base import Scope, Services
+from ingress.middleware.base import Hooks, Phase, Scope, Services
+from ingress.middleware.satisfy import join as join_access
 from ingress.proxy.sessions import CookieSessions
 from ingress.routing.table import (
     AffinityMode,
@@ -46,6 +46,7 @@ from ingress.routing.table import (
     apply_delta,
 )
 from ingress.routing.trie import HostIndex, PathTrie, normalize_host
+from ingress.variables import compile_value
 
 _log = logging.getLogger(__name__)
 _STATUS_RETRIES = {
@@ -138,7 +139,7 @@ class UpstreamRuntime:
         self.balancing = balancing
         self.observes_latency = observes_latency(balancing)
         hashed = balancing.load_balance is LoadBalance.CONSISTENT_HASH and balancing.affinity is AffinityMode.NONE
-        self._hash_key = compile_hash_key(balancing.hash_key) if hashed else None
+        self._hash_key = compile_value(balancing.hash_key) if hashed else None
         before, self.client_ip = self.client_ip, None
         if balancing.affinity is AffinityMode.CLIENT_IP:
             self.client_ip = ClientIPAffinity(balancing.client_ip_timeout_s)
@@ -213,7 +214,7 @@ class UpstreamRuntime:
     def pick_sticky(self, exchange: Exchange, now: float, picker: Picker) -> EndpointState:
         """The endpoint for the first attempt where affinity or a hash decides; elsewhere `picker` alone does."""
         if self._hash_key is not None:
-            exchange.hash_key = hash64(self._hash_key(exchange))
+            exchange.hash_key = hash64(self._hash_key(exchange, exchange.route.route))
             return picker.pick(now, exchange.hash_key)
         ring = self._ring
         assert ring is not None
@@ -249,6 +250,7 @@ class LinkedRoute:
 
     __slots__ = (
         "body_limit_bytes",
+        "error_hooks",
         "policy",
         "request_hooks",
         "response_hooks",
@@ -267,6 +269,7 @@ class LinkedRoute:
         retry: RetryRule,
         request_hooks: tuple[RequestHook, ...] = (),
         response_hooks: tuple[ResponseHook, ...] = (),
+        error_hooks: tuple[ErrorHook, ...] = (),
     ) -> None:
         self.route = route
         self.upstream = upstream
@@ -276,18 +279,20 @@ class LinkedRoute:
         self.retry = retry
         self.request_hooks = request_hooks
         self.response_hooks = response_hooks
+        self.error_hooks = error_hooks
         self.status = route.closed_status if upstream is None else 0  # what to answer when there is no upstream
 
 
 class Snapshot:
     """Everything a request needs, reachable from one reference. `find` is the whole routing decision."""
 
-    __slots__ = ("_authorities", "hosts", "not_found", "table")
+    __slots__ = ("_authorities", "asks_certificates", "hosts", "not_found", "table")
     _AUTHORITY_CACHE = 8192
 
     def __init__(self, table: RoutingTable, hosts: HostIndex[LinkedRoute], not_found: LinkedRoute) -> None:
         self.table = table
         self.hosts = hosts
+        self.asks_certificates = any(host.client_auth is not None for host in table.tls_hosts.values())
         self.not_found = not_found  # the table's default backend, or the built-in 404
         self._authorities: dict[bytes, tuple[bytes, PathTrie[LinkedRoute] | None]] = {}
 
@@ -447,23 +452,34 @@ class Runtime:
 
     def _hooks(
         self, route: Route, features: tuple[Feature, ...], certificate: bool
-    ) -> tuple[tuple[RequestHook, ...], tuple[ResponseHook, ...]]:
+    ) -> tuple[tuple[RequestHook, ...], tuple[ResponseHook, ...], tuple[ErrorHook, ...]]:
         """Those of `features`, in the order in which they are called. What can't be bound closes the route: a bug must not open it."""
         scope = Scope(route, self.services, self._live, certificate)
         request: list[RequestHook] = []
+        access: list[Hooks] = []  # joined in their place, when the next phase begins
         response: list[ResponseHook] = []
+        error: list[ErrorHook] = []
         try:
             for feature in sorted(features, key=lambda f: registry.order(f.name)):
                 spec = registry.BY_NAME[feature.name]
                 hooks = spec.bind(msgspec.convert(feature.policy, spec.policy), scope)
-                if hooks.request is not None:
-                    request.append(hooks.request)
+                if spec.phase is Phase.ACCESS:
+                    access.append(hooks)
+                else:
+                    if access and spec.phase > Phase.ACCESS:
+                        request += join_access(access)
+                        access = []
+                    if hooks.request is not None:
+                        request.append(hooks.request)
                 if hooks.response is not None:
                     response.insert(0, hooks.response)
+                if hooks.error is not None:
+                    error.insert(0, hooks.error)
+            request += join_access(access)
         except Exception:
             _log.exception("the features of %s could not be bound: it answers 500", route.id)
-            return (_refuse,), ()
-        return tuple(request), tuple(response)
+            return (_refuse,), (), ()
+        return tuple(request), tuple(response), tuple(error)
 
     def _live(self, key: Hashable, make: Callable[[], Any]) -> Any:
         found = self._live_objects.get(key)

@@ -68,9 +68,9 @@ class ConnectionHost(Protocol):
     forwarder: Forwarder
     draining: bool
 
-    def connection_opened(self) -> None: ...
+    def connection_opened(self, scheme: bytes) -> None: ...
 
-    def connection_closed(self) -> None: ...
+    def connection_closed(self, scheme: bytes) -> None: ...
 
 
 class ClientConnection(RequestReader, RequestHandler):
@@ -102,10 +102,12 @@ class ClientConnection(RequestReader, RequestHandler):
         "_read_pauses",
         "_requests",
         "_resumed",
+        "_scheme",
         "_seen",
         "_settings",
         "_slice",
         "_special",
+        "_tls",
         "_touched",
         "_tunnel",
         "_tunnel_exchange",
@@ -115,6 +117,7 @@ class ClientConnection(RequestReader, RequestHandler):
         "_uri",
         "_wire",
         "_writing_paused",
+        "server_port",
     )
 
     def __init__(self, host: ConnectionHost, manager: "Server", loop: asyncio.AbstractEventLoop) -> None:
@@ -130,6 +133,9 @@ class ClientConnection(RequestReader, RequestHandler):
         self._wire: httptools.HttpRequestParser | None = httptools.HttpRequestParser(self)
         self._address = ""
         self._forwarded = b""
+        self.server_port = 0
+        self._scheme = b"http"
+        self._tls: object | None = None  # tls.transport.ConnectionInfo of a connection that came by TLS
         # parsing
         self._in_head = False
         self._at_start = False  # no request has begun before this segment
@@ -175,8 +181,12 @@ class ClientConnection(RequestReader, RequestHandler):
         peer = transport.get_extra_info("peername")
         local = transport.get_extra_info("sockname")
         self._address = client_address(peer)
-        self._forwarded = forwarded_block(self._address, local[1] if local else 0, "http")
-        self._forwarder_host.connection_opened()
+        self.server_port = local[1] if local else 0
+        self._tls = transport.get_extra_info("tls")
+        if self._tls is not None:
+            self._scheme = b"https"
+        self._forwarded = forwarded_block(self._address, self.server_port, self._scheme.decode("ascii"))
+        self._forwarder_host.connection_opened(self._scheme)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         manager, self._manager = self._manager, None
@@ -187,7 +197,7 @@ class ClientConnection(RequestReader, RequestHandler):
         self._wire = None  # it holds our bound methods: a cycle
         self._parser = None
         self._out.clear()
-        self._forwarder_host.connection_closed()
+        self._forwarder_host.connection_closed(self._scheme)
         if self._tunnel is not None:
             self._end_tunnel()
         exchange, self._active = self._active, None
@@ -606,6 +616,18 @@ class ClientConnection(RequestReader, RequestHandler):
 
     def __repr__(self) -> str:
         return f"<ClientConnection {self._address} requests={self._requests}>"
+
+
+class MisplacedConnection(ClientConnection):
+    """Plain HTTP on a TLS port: the first request is told so, and nothing else happens."""
+
+    __slots__ = ()
+
+    def _next(self) -> None:
+        exchange = self._pending[0]
+        if exchange.error is None:
+            exchange.error = Reason.PLAIN_HTTP
+        super()._next()
 
 
 _DRAIN_IDLE_S = 1.0  # while draining: a client that sends within this finds out by `Connection: close`, not by a reset

@@ -72,6 +72,8 @@ class RequestReader:
     _forwarder: Forwarder
     _address: str
     _forwarded: bytes
+    _scheme: bytes
+    _tls: object | None
     _wire: httptools.HttpRequestParser | None
     _in_head: bool
     _at_start: bool  # no request has begun before this segment
@@ -184,12 +186,13 @@ class RequestReader:
         exchange = Exchange(
             self,  # type: ignore[arg-type]  # the other half is Downstream
             self._address,
-            b"http",
+            self._scheme,
             self._forwarded,
             method,
             uri,
             fields,
         )
+        exchange.tls = self._tls
         exchange.keep_alive = parser.should_keep_alive()
         # get_http_version() formats a string: look at the bytes where the head is all in this segment.
         at = len(method) + len(uri) + 2
@@ -341,7 +344,7 @@ class RequestReader:
                 else:
                     self._forwarder.request_refused(exchange, reason)
             return
-        refused = Exchange(self, self._address, b"http", self._forwarded)  # type: ignore[arg-type]  # the other half is Downstream
+        refused = Exchange(self, self._address, self._scheme, self._forwarded)  # type: ignore[arg-type]  # the other half is Downstream
         refused.error = reason
         refused.keep_alive = False
         refused.body_complete = True

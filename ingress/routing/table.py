@@ -12,6 +12,7 @@ import msgspec
 from ingress.config import ProxySettings
 from ingress.routing.tls import Certificate, CertificateKey, TLSHost, UpstreamTLS
 from ingress.routing.tls import HostPattern as HostPattern
+from ingress.variables import Part
 
 UpstreamKey = NewType("UpstreamKey", str)
 """`namespace/service:port`, with `#digest` behind it when an Ingress asks for its own balancing or affinity."""
@@ -42,26 +43,6 @@ class CookieMode(enum.StrEnum):
     PERSISTENT = "persistent"  # the cookie names the endpoint: never moves while it lives
 
 
-class HashVariable(enum.StrEnum):
-    """The parts of a request that a hash key can name (nginx variable names)."""
-
-    TEXT = "text"
-    REQUEST_URI = "request_uri"
-    URI = "uri"
-    HOST = "host"
-    REMOTE_ADDR = "remote_addr"
-    REQUEST_METHOD = "request_method"
-    ARGS = "args"
-    HTTP = "http"  # argument: header name with - as _
-    COOKIE = "cookie"
-    ARG = "arg"
-
-
-class HashPart(msgspec.Struct, frozen=True):
-    variable: HashVariable
-    argument: str = ""  # the text, or the name of the header, cookie or query argument
-
-
 class CookieAffinity(msgspec.Struct, frozen=True):
     name: str = "INGRESSCOOKIE"
     mode: CookieMode = CookieMode.BALANCED
@@ -78,7 +59,7 @@ class Balancing(msgspec.Struct, frozen=True):
     """How an upstream chooses among its endpoints."""
 
     load_balance: LoadBalance = LoadBalance.ROUND_ROBIN
-    hash_key: tuple[HashPart, ...] = ()  # for CONSISTENT_HASH
+    hash_key: tuple[Part, ...] = ()  # for CONSISTENT_HASH
     affinity: AffinityMode = AffinityMode.NONE
     client_ip_timeout_s: int = 10800
     cookie: CookieAffinity | None = None
@@ -143,6 +124,9 @@ class Feature(msgspec.Struct, frozen=True):
 
     name: str
     policy: dict[str, Any]
+
+    def __repr__(self) -> str:  # a policy may hold password hashes
+        return f"Feature({self.name!r})"
 
 
 class Route(msgspec.Struct, frozen=True):

@@ -35,7 +35,7 @@ from ingress.routing.table import HostPattern, HostRoutes, Route, RoutingTable, 
 from ingress.translate.backends import BuiltUpstream, build_upstream
 from ingress.translate.classes import Claim, ClassIndex
 from ingress.translate.conflicts import by_precedence, choose_catch_all, merge_host
-from ingress.translate.context import Context, objects_of
+from ingress.translate.context import Context, allowed_middleware, objects_of
 from ingress.translate.digest import TableDigest, part_digest
 from ingress.translate.features import FeatureParser
 from ingress.translate.fragment import Fragment, build_fallback, build_fragment
@@ -188,13 +188,20 @@ class _Memory:
         if kinds is None or Kind.INGRESS_CLASS in kinds:
             objects = dict(state.ingress_classes)
             if not _same_objects(objects, self._class_objects):
-                self._class_objects = objects
+                before, self._class_objects = self._class_objects, objects
+                allowances = {
+                    name
+                    for name in before.keys() | objects.keys()
+                    if allowed_middleware(before.get(name)) != allowed_middleware(objects.get(name))
+                }
                 self._classes = ClassIndex(objects, self._settings.classes)
                 # Only those whose class was decided differently need a new fragment.
                 for key, ingress in self._ingresses.items():
                     claim = self._classes.claim(ingress)
-                    if (claim is Claim.OURS) != (key in self._served) or (claim is Claim.UNKNOWN_CLASS) != (
-                        ("class", key) in self._verdicts
+                    if (
+                        ingress.spec.ingress_class_name in allowances
+                        or (claim is Claim.OURS) != (key in self._served)
+                        or (claim is Claim.UNKNOWN_CLASS) != (("class", key) in self._verdicts)
                     ):
                         changed.add(key)
         if kinds is None or Kind.INGRESS in kinds:
@@ -307,7 +314,9 @@ class _Memory:
             self._serve(key, None)
             return None
         self._serve(key, ingress.ref)
-        context = Context(self._settings, self._options, self._parsers, objects_of(state), self._tls.store)
+        context = Context(
+            self._settings, self._options, self._parsers, objects_of(state), self._class_objects, self._tls.store
+        )
         return build_fragment(ingress, state.services, context)
 
     def _serve(self, key: NamespacedName, ref: ObjectRef | None) -> None:

@@ -20,6 +20,10 @@ Objects = Callable[[ObjectRef], KubernetesObject | None]
 """Looks a Secret or ConfigMap up in the state that is compiled."""
 
 
+def _no_middleware(name: str) -> bool:
+    return False
+
+
 class AnnotationError(IngressError):
     """An annotation can't be used. `why` is a clause that names the bad part of its value."""
 
@@ -27,6 +31,10 @@ class AnnotationError(IngressError):
         super().__init__(f"{name}: {why}")
         self.name = name
         self.why = why
+
+
+class OptionError(AnnotationError):
+    """An option that decides for Ingresses without the annotation can't be used. `name` is its key in the ConfigMap."""
 
 
 class FeatureParser(Protocol):
@@ -64,10 +72,12 @@ class AnnotationReader:
         namespace: str,
         ingress: str,
         objects: Objects,
+        allows_middleware: Callable[[str], bool] = _no_middleware,
     ) -> None:
         self._found = found  # name -> (full key, value)
         self._report = report
         self._objects = objects
+        self.allows_middleware = allows_middleware  # whether the admin lets this Ingress name that user middleware
         self.options = options
         self.namespace = namespace
         self.ingress = ingress
@@ -77,6 +87,12 @@ class AnnotationReader:
     def has(self, names: Iterable[str]) -> bool:
         """Whether any of them is set."""
         return any(name in self._found for name in names)
+
+    def prefixed(self, prefix: str) -> dict[str, str]:
+        """The values of all names that start so, by the rest of their name."""
+        names = [name for name in self._found if name.startswith(prefix)]
+        self.used.update(names)
+        return {name[len(prefix) :]: self._found[name][1] for name in names}
 
     def text(self, name: str) -> str | None:
         """The value without surrounding white space; None: not set."""
@@ -131,6 +147,19 @@ class AnnotationReader:
             self._found.get(name, ("", ""))[1],
         )
 
+    def refuse_option(self, name: str, why: str, closes: bool) -> None:
+        """An option, not the Ingress, is at fault. `why` is a clause."""
+        consequence = (
+            "all routes of the Ingress are closed (503), because access rules must not fail open"
+            if closes
+            else "it has no effect on this Ingress"
+        )
+        self._report.error(
+            "",
+            VerdictReason.ACCESS_RULE_REJECTED if closes else VerdictReason.INVALID_FIELD,
+            f"The option {name} of the ConfigMap can't be used, {shown(why)}: {consequence}.",
+        )
+
     def secret(self, name: str, reference: str) -> Secret:
         """The Secret that annotation `name` names (`name` or `namespace/name`). Raises AnnotationError."""
         found = self._object(Kind.SECRET, name, reference)
@@ -172,6 +201,11 @@ def parse_features(parsers: Sequence[FeatureParser], reader: AnnotationReader) -
             continue
         try:
             policy = parser.parse(reader)
+        except OptionError as e:
+            reader.used.update(parser.annotations)
+            reader.refuse_option(e.name, e.why, parser.fails_closed)
+            if parser.fails_closed:
+                closed = closed or f"option {e.name}: {e.why}"
         except AnnotationError as e:
             reader.used.update(parser.annotations)
             key = reader.key(e.name)

@@ -199,6 +199,7 @@ class _Builder:
             context=context,
             namespace=self._namespace,
             ingress=self._name,
+            ingress_class=spec.ingress_class_name,
         )
         references = self._policy.references | references_of(ingress)
         if self._policy.left_out:

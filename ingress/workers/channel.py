@@ -11,6 +11,7 @@ import msgspec
 
 from ingress.affinity.client_ip import Update
 from ingress.config import ProxySettings
+from ingress.proxy.accept import ListenerKind
 from ingress.routing.table import RoutingTable, TableDelta, UpstreamKey
 
 
@@ -18,9 +19,11 @@ class Hello(msgspec.Struct, frozen=True, tag=True):
     """First message to a worker: what it is and how it is to behave."""
 
     index: int
+    column: int  # of what all workers count together (middleware.shared)
     proxy: ProxySettings
     log_format: str
     log_level: str
+    listeners: tuple[ListenerKind, ...]  # what is spoken on each of the sockets that it was started with
 
 
 class FullTable(msgspec.Struct, frozen=True, tag=True):

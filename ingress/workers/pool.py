@@ -3,7 +3,6 @@
 import asyncio
 import gc
 import logging
-import socket
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -12,6 +11,7 @@ from ingress.config import ProxySettings
 from ingress.metrics import MetricsSnapshot, WorkerMetrics
 from ingress.proxy.dataplane import DataPlane
 from ingress.routing.table import RoutingTable, diff_tables
+from ingress.workers.sockets import Listener
 
 _log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class InProcess:
     def __init__(
         self,
         settings: ProxySettings,
-        sockets: Sequence[socket.socket],
+        listeners: Sequence[Listener],
         log_format: str,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
@@ -67,7 +67,7 @@ class InProcess:
         self.acknowledged = 0
         self.on_acknowledged: Callable[[int], None] = lambda _: None
         self._generation = 0
-        self._sockets = sockets
+        self._listeners = listeners
         self._access_log = AccessLog(log_format) if settings.access_log else None
         if self._access_log is not None:
             self._access_log.start()
@@ -114,8 +114,8 @@ class InProcess:
         await self._published.wait()
         gc.set_threshold(20000, 20, 100)
         self.plane.settle_memory()
-        await self.plane.listen(self._sockets)
-        for sock in self._sockets:
+        for kind, sock in self._listeners:
+            await self.plane.listen((sock,), kind)
             sock.close()  # the data plane has its own copies, which it closes when it drains
         self._listening = True
         self._acknowledge()
@@ -125,7 +125,7 @@ class InProcess:
         return self._metrics.snapshot()
 
     async def drain(self, timeout_s: float) -> bool:
-        for sock in self._sockets:
+        for _, sock in self._listeners:
             sock.close()  # told to end before it listened
         await self.plane.stop_accepting(last=True)
         finished = await self.plane.drain(timeout_s)

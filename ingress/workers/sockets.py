@@ -6,11 +6,37 @@ on a socket survive the worker that served it: its replacement accepts them.
 
 import socket
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from ingress.config import Address
 from ingress.errors import ConfigError
+from ingress.proxy.accept import ListenerKind
 
 BACKLOG = 4096
+
+
+class Listener(NamedTuple):
+    kind: ListenerKind
+    socket: socket.socket
+
+
+def bind_all(groups: Sequence[tuple[str, ListenerKind, Sequence[Address]]], workers: int) -> list[list[Listener]]:
+    """`bind` for several flags: one list of listeners a worker, in the order of `groups`. Raises ConfigError, with nothing left bound."""
+    bound: list[list[Listener]] = [[] for _ in range(max(1, workers))]
+    try:
+        for flag, kind, addresses in groups:
+            for listeners, sockets in zip(bound, bind(flag, addresses, workers), strict=True):
+                listeners += (Listener(kind, sock) for sock in sockets)
+    except BaseException:
+        close(bound)
+        raise
+    return bound
+
+
+def close(bound: Sequence[Sequence[Listener]]) -> None:
+    for listeners in bound:
+        for listener in listeners:
+            listener.socket.close()
 
 
 def bind(flag: str, addresses: Sequence[Address], workers: int) -> list[list[socket.socket]]:

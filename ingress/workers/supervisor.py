@@ -15,7 +15,9 @@ from collections.abc import Callable, Sequence
 from ingress.affinity.client_ip import ClientIPAffinity, Update
 from ingress.config import ProxySettings
 from ingress.metrics import MetricsAggregate, MetricsSnapshot, decode_snapshot
+from ingress.middleware.shared import WORKERS_LIMIT, SharedCounts
 from ingress.routing.table import AffinityMode, RoutingTable, UpstreamKey, diff_tables
+from ingress.workers import sockets
 from ingress.workers.channel import (
     Affinity,
     Applied,
@@ -32,6 +34,7 @@ from ingress.workers.channel import (
     controller_end,
     encode,
 )
+from ingress.workers.sockets import Listener
 
 _log = logging.getLogger(__name__)
 _HEALTHY_AFTER_S = 10.0  # a worker that lived this long is restarted at once
@@ -55,17 +58,18 @@ class _Process:
         self.applied = ""
         self.generation = 0
         self.draining = False
+        self.column = 0
         self.process: asyncio.subprocess.Process | None = None
         self.channel: Channel | None = None
         self.metrics: asyncio.Future[None] | None = None
         self._owner = owner
 
-    async def start(self, hello: Hello, sockets: Sequence[socket.socket]) -> None:
+    async def start(self, hello: Hello, shared: SharedCounts, listeners: Sequence[Listener]) -> None:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         loop = asyncio.get_running_loop()
         try:
-            fds = [theirs.fileno(), *(sock.fileno() for sock in sockets)]
+            fds = [theirs.fileno(), shared.fd, *(listener.socket.fileno() for listener in listeners)]
             self.process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
@@ -98,15 +102,16 @@ class Supervisor:
     """Keeps one process a slot serving by the published table."""
 
     def __init__(
-        self, settings: ProxySettings, sockets: Sequence[Sequence[socket.socket]], log_format: str, log_level: str
+        self, settings: ProxySettings, listeners: Sequence[Sequence[Listener]], log_format: str, log_level: str
     ) -> None:
-        self.wanted = len(sockets)
+        """`listeners`: those of each slot."""
+        self.wanted = len(listeners)
         self.restarts = 0
         self.acknowledged = 0
         self.on_acknowledged: Callable[[int], None] = _ignore
         self._generation = 0
         self._settings = settings
-        self._sockets = sockets
+        self._listeners = listeners
         self._log_format = log_format
         self._log_level = log_level
         self._table: RoutingTable | None = None
@@ -115,6 +120,7 @@ class Supervisor:
         self._processes: set[_Process] = set()
         self._aggregate = MetricsAggregate()
         self._affinity = AffinityHub()
+        self._columns = Columns()
         self._stopping = False
         self._started = False
         self._ended = asyncio.Event()
@@ -210,8 +216,11 @@ class Supervisor:
             process = _Process(slot, self)
             self._current[slot] = process
             self._processes.add(process)
-            hello = Hello(slot, self._settings, self._log_format, self._log_level)
-            await process.start(hello, self._sockets[slot])
+            process.column = self._columns.take()
+            listeners = self._listeners[slot]
+            kinds = tuple(listener.kind for listener in listeners)
+            hello = Hello(slot, process.column, self._settings, self._log_format, self._log_level, kinds)
+            await process.start(hello, self._columns.counts, listeners)
             self._started = True
             if self._stopping_now():
                 # Told to end while this one was being started: nobody could reach it, and it has accepted nothing yet.
@@ -248,6 +257,7 @@ class Supervisor:
         assert process.process is not None
         await process.process.wait()
         self._processes.discard(process)
+        self._columns.give_back(process.column)
         if self._current[process.slot] is process:
             self._current[process.slot] = None
             self._acknowledge()
@@ -262,9 +272,9 @@ class Supervisor:
         """Tell all workers to finish and wait for their end; what is left after the time (and some grace) is killed."""
         self._stopping = True
         self._ended.set()
-        for sockets in self._sockets:
-            for sock in sockets:
-                sock.close()  # the workers hold the last copies now and empty the queues before they close them
+        sockets.close(
+            self._listeners
+        )  # the workers hold the last copies now and empty the queues before they close them
         for process in self._processes:
             if process.channel is not None:
                 process.channel.send(Drain(last=True, timeout_s=timeout_s))
@@ -307,6 +317,25 @@ def _ending(code: int | None) -> str:
     if code is None:
         return "no exit code"
     return f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
+
+
+class Columns:
+    """Who counts where in what all workers count together: a column a process, from its start to its end."""
+
+    def __init__(self) -> None:
+        self.counts = SharedCounts.create()
+        self._used: set[int] = set()
+
+    def take(self) -> int:
+        """A free column; the last one, shared, when more processes drain than there are."""
+        column = next((c for c in range(WORKERS_LIMIT) if c not in self._used), WORKERS_LIMIT - 1)
+        self._used.add(column)
+        return column
+
+    def give_back(self, column: int) -> None:
+        """The process has ended: what it had under way is over."""
+        self.counts.forget_column(column)
+        self._used.discard(column)
 
 
 class AffinityHub:

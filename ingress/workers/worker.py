@@ -1,6 +1,6 @@
 """A worker process: one loop, one data plane, told by its controller what to serve. Never talks to the Kubernetes API.
 
-Started as `python -m ingress.workers.worker CHANNEL_FD LISTEN_FD…`.
+Started as `python -m ingress.workers.worker CHANNEL_FD SHARED_FD LISTEN_FD…`.
 """
 
 import asyncio
@@ -10,11 +10,15 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from ingress.accesslog import AccessLog
 from ingress.logs import setup_logging
 from ingress.loops import run
 from ingress.metrics import WorkerMetrics
+from ingress.middleware import loader
+from ingress.middleware.shared import SharedCounts
+from ingress.proxy.accept import ListenerKind
 from ingress.proxy.dataplane import DataPlane
 from ingress.workers.channel import (
     Affinity,
@@ -40,8 +44,10 @@ _AFFINITY_S = 0.05  # how long a client's new endpoint may be known to one worke
 class Worker:
     """Serves until it is told to drain, by its controller or by SIGTERM, or until the controller is gone."""
 
-    def __init__(self, sockets: Sequence[socket.socket]) -> None:
+    def __init__(self, shared_fd: int, sockets: Sequence[socket.socket]) -> None:
+        self._shared_fd = shared_fd
         self._sockets = sockets
+        self._kinds: Sequence[ListenerKind] = ()  # of the sockets
         self._channel: Channel | None = None
         self._plane: DataPlane | None = None
         self._metrics: WorkerMetrics | None = None
@@ -80,6 +86,8 @@ class Worker:
     def _start(self, hello: Hello) -> None:
         setup_logging(hello.log_format, hello.log_level, role=f"worker {hello.index}")
         settings = hello.proxy
+        loader.install(map(Path, settings.middleware_paths))
+        self._kinds = hello.listeners
         access_log = self._access_log = AccessLog(hello.log_format) if settings.access_log else None
         if access_log is not None:
             access_log.start()
@@ -88,7 +96,8 @@ class Worker:
             requests_in_flight=lambda: plane.forwarder.in_flight,
             access_log_dropped=(lambda: access_log.dropped) if access_log is not None else lambda: 0,
         )
-        plane = self._plane = DataPlane(settings, metrics, access_log, asyncio.get_running_loop())
+        shared = SharedCounts(self._shared_fd, hello.column)
+        plane = self._plane = DataPlane(settings, metrics, access_log, asyncio.get_running_loop(), shared=shared)
 
     def _on_message(self, message: ToWorker) -> None:
         assert self._channel is not None
@@ -104,7 +113,7 @@ class Worker:
                     # Not before there is a table: the kernel queues connections meanwhile, so nobody sees a premature 404.
                     gc.set_threshold(20000, 20, 100)
                     plane.settle_memory()
-                    self._listening = asyncio.ensure_future(plane.listen(self._sockets))
+                    self._listening = asyncio.ensure_future(self._listen(plane))
                     self._listening.add_done_callback(_raise)
             case Delta(delta, generation):
                 assert plane is not None
@@ -123,6 +132,10 @@ class Worker:
                 self._channel.send(Metrics(self._metrics.encode()))
             case Drain():
                 self._begin_drain(message)
+
+    async def _listen(self, plane: DataPlane) -> None:
+        for kind, sock in zip(self._kinds, self._sockets, strict=True):
+            await plane.listen((sock,), kind)
 
     def _begin_drain(self, drain: Drain) -> None:
         assert self._drain is not None
@@ -157,10 +170,10 @@ def _raise(task: "asyncio.Future[None]") -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-    channel_fd, *listen_fds = (int(text) for text in argv)
+    channel_fd, shared_fd, *listen_fds = (int(text) for text in argv)
     channel = socket.socket(fileno=channel_fd)
     channel.setblocking(False)
-    run(Worker([socket.socket(fileno=fd) for fd in listen_fds]).run(channel))
+    run(Worker(shared_fd, [socket.socket(fileno=fd) for fd in listen_fds]).run(channel))
     return 0
 
 

@@ -510,7 +510,8 @@ def program(*arguments: str, env: Mapping[str, str] | None = None, timeout_s: fl
 
 def _environment(extra: Mapping[str, str] | None) -> dict[str, str]:
     own = {name: value for name, value in os.environ.items() if not name.startswith("INGRESS_")}
-    return {**own, **(extra or {})}
+    # Any free port: two runs on one machine must not take each other's.
+    return {**own, "INGRESS_HTTPS_ADDRESS": f"{LISTEN}:0", **(extra or {})}
 
 
 class Program:
@@ -610,11 +611,13 @@ class Serve(Program):
         self.folders = [folder] if isinstance(folder, Path) else list(folder)
         self.workers = workers
         self.http: Address = (LISTEN, free_port())
+        self.https: Address = (LISTEN, free_port())
         self.admin: Address = (LISTEN, free_port())
         arguments = ["serve", "--workers", str(workers)]
         for place in self.folders:
             arguments += ["--manifests", str(place)]
-        arguments += ["--http-address", listen_text(self.http), "--admin-address", listen_text(self.admin)]
+        arguments += ["--http-address", listen_text(self.http), "--https-address", listen_text(self.https)]
+        arguments += ["--admin-address", listen_text(self.admin)]
         first = self.folders[0]
         super().__init__(outputs or first.parent / f"{first.name}.output", *arguments, *options, env=env)
         if wait_ready:

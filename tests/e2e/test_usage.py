@@ -58,6 +58,8 @@ OPTIONS = (
     "--disable-svc-external-name",
     "--shutdown-grace-period",
     "--drain-timeout",
+    "--middleware-path",
+    "--allow-middleware",
 )
 
 

@@ -15,6 +15,7 @@ import dataclasses
 import logging
 import random
 import socket
+import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -26,6 +27,7 @@ from ingress.balancing.base import EndpointState
 from ingress.config import ProxySettings
 from ingress.metrics import WorkerMetrics
 from ingress.proxy import dataplane
+from ingress.proxy.accept import ListenerKind
 from ingress.proxy.dataplane import DataPlane
 from ingress.proxy.upstream import Pool, UpstreamConnection
 from ingress.routing.table import (
@@ -525,6 +527,12 @@ class Proxy:
             listening.bind(("127.0.0.1", 0))
             await self.plane.listen([listening])
         self.port = self.plane.addresses[0][1]
+        with socket.socket() as listening:
+            if self._send_buffer:
+                listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self._send_buffer)
+            listening.bind(("127.0.0.1", 0))
+            await self.plane.listen([listening], ListenerKind.HTTPS)
+        self.tls_port = self.plane.addresses[1][1]
         return self
 
     async def __aexit__(
@@ -555,6 +563,8 @@ class Proxy:
         """Nothing is under way any more, and nothing was leaked."""
         await until(lambda: self.plane.forwarder.in_flight == 0, "no request in flight")
         await until(lambda: self.plane.connections == 0, "no client connected")
+        await until(lambda: not self.plane.openings and not self.plane.relays, "no connection being opened or relayed")
+        assert self.metrics.tls_connections_open == 0
         assert not self.plane.client_connections
         assert self.metrics.connections_open == 0
         assert self.metrics.tunnels_open == 0
@@ -614,14 +624,24 @@ class Proxy:
         self.plane.swap(made)
         return made
 
-    async def client(self, *, receive_buffer: int = 0, host: str = "127.0.0.1") -> Client:
+    async def client(
+        self,
+        *,
+        receive_buffer: int = 0,
+        host: str = "127.0.0.1",
+        tls: ssl.SSLContext | None = None,
+        server_name: str | None = None,
+    ) -> Client:
+        """With `tls`, over the HTTPS listener."""
         sock = socket.socket()
         sock.setblocking(False)
         if receive_buffer:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         sock.bind((host, 0))
-        await self.loop.sock_connect(sock, ("127.0.0.1", self.port))
+        await self.loop.sock_connect(sock, ("127.0.0.1", self.tls_port if tls is not None else self.port))
         reader, writer = await asyncio.open_connection(sock=sock)
+        if tls is not None:
+            await writer.start_tls(tls, server_hostname=server_name)
         client = Client(reader, writer)
         self.clients.append(client)
         return client

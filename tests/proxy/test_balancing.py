@@ -10,11 +10,10 @@ from ingress.routing.table import (
     Balancing,
     CookieAffinity,
     CookieMode,
-    HashPart,
-    HashVariable,
     LoadBalance,
     UpstreamKey,
 )
+from ingress.variables import Part, Variable
 from tests.proxy.support import Backend, BackendConnection, Client, Clock, Proxy, Response, response, until
 
 LEAST = Balancing(LoadBalance.LEAST_REQUEST)
@@ -22,7 +21,7 @@ EWMA = Balancing(LoadBalance.EWMA)
 CLIENT_IP = Balancing(affinity=AffinityMode.CLIENT_IP, client_ip_timeout_s=100)
 
 
-def hashed(*parts: HashPart) -> Balancing:
+def hashed(*parts: Part) -> Balancing:
     return Balancing(LoadBalance.CONSISTENT_HASH, parts)
 
 
@@ -91,13 +90,13 @@ async def test_ewma_prefers_the_fast_one() -> None:
 @pytest.mark.parametrize(
     ("part", "target", "field"),
     [
-        (HashPart(HashVariable.HTTP, "x_user"), "/", "X-User: {}"),
-        (HashPart(HashVariable.COOKIE, "user"), "/", "Cookie: a=b; user={}"),
-        (HashPart(HashVariable.ARG, "user"), "/?a=b&user={}", "X: y"),
-        (HashPart(HashVariable.REQUEST_URI), "/{}", "X: y"),
+        (Part(Variable.HTTP, "x_user"), "/", "X-User: {}"),
+        (Part(Variable.COOKIE, "user"), "/", "Cookie: a=b; user={}"),
+        (Part(Variable.ARG, "user"), "/?a=b&user={}", "X: y"),
+        (Part(Variable.REQUEST_URI), "/{}", "X: y"),
     ],
 )
-async def test_consistent_hash(part: HashPart, target: str, field: str) -> None:
+async def test_consistent_hash(part: Part, target: str, field: str) -> None:
     async with Proxy() as proxy:
         backends = await several(proxy, 4)
         proxy.serve(*backends, balancing=hashed(part))

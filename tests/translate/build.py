@@ -1,6 +1,7 @@
 """Short spellings of objects for tests: everything goes through the decoder of the model, as from a source."""
 
-from collections.abc import Iterable, Mapping
+import base64
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -8,8 +9,10 @@ import yaml
 
 from ingress.config import ClassSettings, TranslateSettings
 from ingress.errors import Verdict, VerdictReason
+from ingress.middleware.registry import SPECS
 from ingress.model import (
     ClusterState,
+    ConfigMap,
     Endpoints,
     EndpointSlice,
     Ingress,
@@ -19,9 +22,10 @@ from ingress.model import (
     Service,
 )
 from ingress.translate import Compilation, compile_table
+from ingress.translate.features import FeatureParser
 
 KINDS: dict[str, type[KubernetesObject]] = {
-    cls.kind.value: cls for cls in (Ingress, IngressClass, Service, Endpoints, EndpointSlice, Secret)
+    cls.kind.value: cls for cls in (Ingress, IngressClass, Service, Endpoints, EndpointSlice, Secret, ConfigMap)
 }
 
 T = TypeVar("T", bound=KubernetesObject)
@@ -41,7 +45,14 @@ def load(text: str) -> list[KubernetesObject]:
 
 def state_of(objects: Iterable[KubernetesObject], resolved: Mapping[str, Iterable[str]] | None = None) -> ClusterState:
     state = ClusterState(
-        ingresses={}, ingress_classes={}, services={}, endpoints={}, slices={}, secrets={}, resolved={}
+        ingresses={},
+        ingress_classes={},
+        services={},
+        endpoints={},
+        slices={},
+        resolved={},
+        secrets={},
+        config_maps={},
     )
     for o in objects:
         key = (o.metadata.namespace, o.metadata.name)
@@ -56,6 +67,8 @@ def state_of(objects: Iterable[KubernetesObject], resolved: Mapping[str, Iterabl
                 state.endpoints[key] = o  # type: ignore[index]
             case Secret():
                 state.secrets[key] = o  # type: ignore[index]
+            case ConfigMap():
+                state.config_maps[key] = o  # type: ignore[index]
             case EndpointSlice():
                 owner = (o.metadata.namespace, o.service_name)
                 state.slices[owner] = (*state.slices.get(owner, ()), o)  # type: ignore[index]
@@ -145,10 +158,26 @@ def endpoints_of(name: str = "web", *subsets: Mapping[str, Any], namespace: str 
     return msgspec.convert({"metadata": {"name": name, "namespace": namespace}, "subsets": list(subsets)}, Endpoints)
 
 
+def secret(name: str = "secret", namespace: str = "default", type: str = "Opaque", **data: bytes | str) -> Secret:
+    """Values as they are; keys with `_` for `.`."""
+    encoded = {
+        key.replace("_", "."): base64.b64encode(value.encode() if isinstance(value, str) else value).decode()
+        for key, value in data.items()
+    }
+    return msgspec.convert({"metadata": {"name": name, "namespace": namespace}, "type": type, "data": encoded}, Secret)
+
+
+def config_map(name: str, data: Mapping[str, str], namespace: str = "default") -> ConfigMap:
+    return msgspec.convert({"metadata": {"name": name, "namespace": namespace}, "data": dict(data)}, ConfigMap)
+
+
 def compiled(
-    *objects: KubernetesObject, resolved: Mapping[str, Iterable[str]] | None = None, **settings: Any
+    *objects: KubernetesObject,
+    resolved: Mapping[str, Iterable[str]] | None = None,
+    parsers: Sequence[FeatureParser] = SPECS,
+    **settings: Any,
 ) -> Compilation:
-    return compile_table(state_of(objects, resolved), TranslateSettings(**settings))
+    return compile_table(state_of(objects, resolved), TranslateSettings(**settings), parsers)
 
 
 def classes(**settings: Any) -> ClassSettings:

@@ -10,8 +10,6 @@ from ingress.routing.table import (
     Balancing,
     CookieAffinity,
     CookieMode,
-    HashPart,
-    HashVariable,
     LoadBalance,
     RetryOn,
     Route,
@@ -21,6 +19,7 @@ from ingress.routing.table import (
 )
 from ingress.translate.annotations.known import KNOWN, SNIPPETS, Handling
 from ingress.translate.annotations.parse import READ
+from ingress.variables import Part, Variable
 
 from .build import Compilation, backend, compiled, ingress, path, reasons, rule, service, slice_of, targets
 
@@ -167,28 +166,26 @@ def test_load_balance(value: str, algorithm: LoadBalance) -> None:
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
-        ("$request_uri", [(HashVariable.REQUEST_URI, "")]),
-        ("$uri", [(HashVariable.URI, "")]),
-        ("${host}", [(HashVariable.HOST, "")]),
-        ("$binary_remote_addr", [(HashVariable.REMOTE_ADDR, "")]),
-        ("$request_method$args", [(HashVariable.REQUEST_METHOD, ""), (HashVariable.ARGS, "")]),
-        ("$http_X_User_Id", [(HashVariable.HTTP, "x_user_id")]),
-        ("${cookie_sid}x", [(HashVariable.COOKIE, "sid"), (HashVariable.TEXT, "x")]),
-        ("a-$arg_id-b", [(HashVariable.TEXT, "a-"), (HashVariable.ARG, "id"), (HashVariable.TEXT, "-b")]),
-        ("${request_uri}-text", [(HashVariable.REQUEST_URI, ""), (HashVariable.TEXT, "-text")]),
+        ("$request_uri", [(Variable.REQUEST_URI, "")]),
+        ("$uri", [(Variable.URI, "")]),
+        ("${host}", [(Variable.HOST, "")]),
+        ("$binary_remote_addr", [(Variable.REMOTE_ADDR, "")]),
+        ("$request_method$args", [(Variable.REQUEST_METHOD, ""), (Variable.ARGS, "")]),
+        ("$http_X_User_Id", [(Variable.HTTP, "x_user_id")]),
+        ("${cookie_sid}x", [(Variable.COOKIE, "sid"), (Variable.TEXT, "x")]),
+        ("a-$arg_id-b", [(Variable.TEXT, "a-"), (Variable.ARG, "id"), (Variable.TEXT, "-b")]),
+        ("${request_uri}-text", [(Variable.REQUEST_URI, ""), (Variable.TEXT, "-text")]),
     ],
 )
-def test_hash_by(text: str, parts: list[tuple[HashVariable, str]]) -> None:
+def test_hash_by(text: str, parts: list[tuple[Variable, str]]) -> None:
     result = annotated({"upstream-hash-by": text, "load-balance": "ewma"})
-    assert upstream_of(result).balancing == Balancing(
-        LoadBalance.CONSISTENT_HASH, tuple(HashPart(v, a) for v, a in parts)
-    )
+    assert upstream_of(result).balancing == Balancing(LoadBalance.CONSISTENT_HASH, tuple(Part(v, a) for v, a in parts))
     assert result.verdicts == ()
 
 
 def test_hash_by_without_a_variable_is_done_and_warned_of() -> None:
     result = annotated({"upstream-hash-by": "request_uri"})
-    assert upstream_of(result).balancing.hash_key == (HashPart(HashVariable.TEXT, "request_uri"),)
+    assert upstream_of(result).balancing.hash_key == (Part(Variable.TEXT, "request_uri"),)
     assert verdict_of(result, "upstream-hash-by").severity is Severity.WARNING
 
 
@@ -351,7 +348,7 @@ def test_an_access_rule_without_value_closes_too() -> None:
 
 
 def test_an_access_rule_outweighs_a_protocol() -> None:
-    result = annotated({"backend-protocol": "FCGI", "auth-url": "http://auth"})
+    result = annotated({"backend-protocol": "FCGI", "auth-url": "ftp://auth"})
     assert targets(result, "a.test") == {"Prefix /": "503"}
     assert "auth-url" in route_of(result).closed_reason
 

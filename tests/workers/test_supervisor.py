@@ -7,6 +7,7 @@ from contextlib import suppress
 import pytest
 
 from ingress.config import Address, ProxySettings
+from ingress.proxy.accept import ListenerKind
 from ingress.routing.table import RoutingTable
 from ingress.workers import sockets
 from ingress.workers.supervisor import Supervisor
@@ -15,7 +16,7 @@ from ingress.workers.supervisor import Supervisor
 @pytest.mark.parametrize("turns", range(6))
 async def test_drain_while_a_worker_is_being_started(turns):
     """A process that exists but can't be told anything yet ends too, and nobody waits for it."""
-    bound = sockets.bind("--http-address", [Address("127.0.0.1", 0)], 2)
+    bound = sockets.bind_all([("--http-address", ListenerKind.HTTP, [Address("127.0.0.1", 0)])], 2)
     supervisor = Supervisor(ProxySettings(access_log=False), bound, "text", "info")
     work = asyncio.create_task(supervisor.run())
     for _ in range(turns):
@@ -29,7 +30,7 @@ async def test_drain_while_a_worker_is_being_started(turns):
 
 
 async def test_a_generation_is_acknowledged_once_every_worker_routes_by_it():
-    bound = sockets.bind("--http-address", [Address("127.0.0.1", 0)], 2)
+    bound = sockets.bind_all([("--http-address", ListenerKind.HTTP, [Address("127.0.0.1", 0)])], 2)
     supervisor = Supervisor(ProxySettings(access_log=False), bound, "text", "error")
     seen: list[tuple[int, list[str]]] = []
     changed = asyncio.Event()

@@ -12,8 +12,6 @@ from ingress.errors import VerdictReason
 from ingress.routing.table import (
     CookieAffinity,
     CookieMode,
-    HashPart,
-    HashVariable,
     LoadBalance,
     TrafficPolicy,
     UpstreamProtocol,
@@ -32,8 +30,9 @@ from ingress.translate.annotations.snippets import access_directive
 from ingress.translate.annotations.tls import NAMES as TLS_NAMES
 from ingress.translate.annotations.tls import NEVER_REDIRECTED, parse_tls_ask, redirect_feature
 from ingress.translate.context import NO_CONTEXT, Context
-from ingress.translate.features import AnnotationReader, field_of, parse_features
+from ingress.translate.features import AnnotationReader, FeatureParser, field_of, parse_features
 from ingress.translate.report import Report, shown
+from ingress.variables import Part, Variable
 
 OWN_PREFIX = "aioingress.io/"
 
@@ -90,6 +89,7 @@ def parse_annotations(
     context: Context = NO_CONTEXT,
     namespace: str = "",
     ingress: str = "",
+    ingress_class: str | None = None,
 ) -> AnnotationPolicy:
     """`prefixes` in order of precedence: the first that has a name decides its value."""
     found: dict[str, tuple[str, str]] = {}
@@ -100,8 +100,16 @@ def parse_annotations(
     if not found and not context.acts_by_option:
         traffic = context.options.traffic
         return NO_ANNOTATIONS if traffic is DEFAULT_TRAFFIC else AnnotationPolicy(traffic)
-    features = AnnotationReader(dict(found), report, context.options, namespace, ingress, context.objects)
-    reader = _Reader(found, report)
+    features = AnnotationReader(
+        dict(found),
+        report,
+        context.options,
+        namespace,
+        ingress,
+        context.objects,
+        lambda name: context.allows_middleware(ingress_class, name),
+    )
+    reader = _Reader(found, report, context.parsers)
     if _is_canary(reader):
         return AnnotationPolicy(left_out=True)
     ask = _upstream_ask(reader)
@@ -130,9 +138,12 @@ def parse_annotations(
 class _Reader:
     """Hands out each annotation once; what is left over was not read by anything. `found`: name -> (full key, value)."""
 
-    __slots__ = ("_suggestions", "found", "report")
+    __slots__ = ("_parsers", "_suggestions", "found", "report")
 
-    def __init__(self, found: dict[str, tuple[str, str]], report: Report) -> None:
+    def __init__(
+        self, found: dict[str, tuple[str, str]], report: Report, parsers: Sequence[FeatureParser] = ()
+    ) -> None:
+        self._parsers = parsers
         self.found = found
         self.report = report
         self._suggestions = _SUGGESTIONS
@@ -159,7 +170,8 @@ class _Reader:
         if self._suggestions == 0:
             return ""
         self._suggestions -= 1
-        close = difflib.get_close_matches(name[:80], _ALL_NAMES, n=1, cutoff=0.75)
+        names = [*_ALL_NAMES, *(name for parser in self._parsers for name in parser.annotations)]
+        close = difflib.get_close_matches(name[:80], names, n=1, cutoff=0.75)
         return f" Did you mean {close[0]}?" if close else ""
 
 
@@ -191,10 +203,10 @@ def _is_canary(reader: _Reader) -> bool:
 def _upstream_ask(reader: _Reader) -> UpstreamAsk:
     load_balance = reader.take("load-balance", _load_balance, LoadBalance.ROUND_ROBIN)
     hash_by = reader.found.get("upstream-hash-by")
-    hash_key: tuple[HashPart, ...] = reader.take("upstream-hash-by", parse_hash_key, ())
+    hash_key: tuple[Part, ...] = reader.take("upstream-hash-by", parse_hash_key, ())
     if hash_key:
         load_balance = LoadBalance.CONSISTENT_HASH  # wins over load-balance, as in ingress-nginx
-        if hash_by is not None and all(part.variable is HashVariable.TEXT for part in hash_key):
+        if hash_by is not None and all(part.variable is Variable.TEXT for part in hash_key):
             key, value = hash_by
             reader.report.warning(
                 field_of(key),

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 import msgspec
 
 from ingress.model import ObjectRef
-from ingress.routing.table import CookieAffinity, Feature, HashPart, LoadBalance, TrafficPolicy, UpstreamProtocol
+from ingress.routing.table import CookieAffinity, Feature, LoadBalance, TrafficPolicy, UpstreamProtocol
 from ingress.translate.annotations.tls import NO_ASK, TLSAsk
 from ingress.translate.options.model import DEFAULT_OPTIONS
+from ingress.variables import Part
 
 
 class UpstreamAsk(msgspec.Struct, frozen=True):
@@ -17,7 +18,7 @@ class UpstreamAsk(msgspec.Struct, frozen=True):
     """
 
     load_balance: LoadBalance = LoadBalance.ROUND_ROBIN
-    hash_key: tuple[HashPart, ...] = ()
+    hash_key: tuple[Part, ...] = ()
     cookie: CookieAffinity | None = None
     protocol: UpstreamProtocol | None = None
 

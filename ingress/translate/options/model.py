@@ -7,6 +7,35 @@ from ingress.routing.table import TrafficPolicy
 
 
 @dataclass(frozen=True, slots=True)
+class GlobalAuth:
+    """The `global-auth-*` options as they are written; `url` empty: no global authentication.
+
+    Texts, because `middleware.external_auth` parses them as it parses the annotations: one that can't be used closes the routes that it is about.
+    """
+
+    url: str = ""
+    method: str = ""
+    signin: str = ""
+    signin_redirect_param: str = ""
+    response_headers: str = ""
+    request_redirect: str = ""
+    cache_key: str = ""
+    cache_duration: str = ""
+    always_set_cookie: str = ""
+    snippet: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AccessOptions:
+    """Who may come in where an Ingress says nothing. Texts too: a bad entry of a list closes the routes that the list would have protected."""
+
+    allow_source_range: str = ""  # whitelist-source-range
+    deny_source_range: str = ""  # denylist-source-range
+    no_auth_locations: str = "/.well-known/acme-challenge"  # prefixes of rule paths without authentication, with commas
+    global_auth: GlobalAuth = field(default_factory=GlobalAuth)
+
+
+@dataclass(frozen=True, slots=True)
 class Options:
     """Every field set; the defaults are those of ingress-nginx. `traffic` holds what annotations of single Ingresses override."""
 
@@ -24,6 +53,9 @@ class Options:
     hsts_max_age_s: int = 31536000
     hsts_include_subdomains: bool = True
     hsts_preload: bool = False
+    limit_req_status: int = 503  # limit-req-status-code
+    limit_conn_status: int = 503  # limit-conn-status-code
+    access: AccessOptions = field(default_factory=AccessOptions)
 
 
 DEFAULT_OPTIONS = Options()

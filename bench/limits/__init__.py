@@ -1,0 +1,1 @@
+"""How exactly limits are kept: see `__main__`."""
