@@ -79,18 +79,16 @@ class ClientAuthContext:
 
     def _trust(self, auth: ClientAuth) -> None:
         context = self.context
-        store = context.get_cert_store()
-        assert store is not None
-        authorities = x509.load_pem_x509_certificates(auth.ca)
-        for authority in authorities:
-            store.add_cert(crypto.X509.from_cryptography(authority))
-        context.set_client_ca_list(
-            [crypto.X509.from_cryptography(authority).get_subject() for authority in authorities]
-        )
+        with memory_file(auth.ca) as path:
+            context.load_verify_locations(path)
+        with memory_file(auth.ca) as path:
+            context.load_client_ca(path.encode("ascii"))  # their names tell the client which certificate to choose
         if auth.crl:
             lists = revocation_lists(auth.crl)
             if not lists:
                 raise ValueError("no revocation list in crl")  # silently none would let the revoked in
+            store = context.get_cert_store()
+            assert store is not None
             for revoked in lists:
                 store.add_crl(revoked)
             store.set_flags(crypto.X509StoreFlags.CRL_CHECK | crypto.X509StoreFlags.CRL_CHECK_ALL)
