@@ -12,7 +12,8 @@ from ingress.exchange import DirectResponse, Exchange
 from ingress.middleware.base import Hooks, MiddlewareSpec, Phase, Scope
 from ingress.middleware.tls_redirect import never_parsed
 from ingress.routing.client_auth import refusal
-from ingress.routing.https import CLIENT_CERTIFICATE, NO_RULE, ClientCertificatefrom ingress.routing.tls import ClientVerify
+from ingress.routing.https import CLIENT_CERTIFICATE, NO_RULE, ClientCertificate
+from ingress.routing.tls import ClientVerify
 
 CERTIFICATE, VERIFY = b"ssl-client-cert", b"ssl-client-verify"
 SUBJECT, ISSUER = b"ssl-client-subject-dn", b"ssl-client-issuer-dn"

@@ -20,6 +20,7 @@ from ingress.exchange import (
     CRLF,
     LENGTH,
     NO_BODY,
+    ClientTLS,
     Exchange,
     FieldPieces,
     iter_fields,
@@ -73,7 +74,7 @@ class RequestReader:
     _address: str
     _forwarded: bytes
     _scheme: bytes
-    _tls: object | None
+    _tls: ClientTLS | None
     _wire: httptools.HttpRequestParser | None
     _in_head: bool
     _at_start: bool  # no request has begun before this segment

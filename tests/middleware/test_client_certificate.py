@@ -167,6 +167,8 @@ def test_nobody_passes_as_somebody_else() -> None:
 
 
 def test_names_bring_no_line_of_their_own() -> None:
-    found = heard(ClientCertificate(), Connection(replace(ALICE, subject="CN=a\r\nX-Admin: yes\0\x7f", issuer="CN=é\ud800")))
+    found = heard(
+        ClientCertificate(), Connection(replace(ALICE, subject="CN=a\r\nX-Admin: yes\0\x7f", issuer="CN=é\ud800"))
+    )
     assert found[b"ssl-client-subject-dn"] == b"CN=a??X-Admin: yes??"
     assert found[b"ssl-client-issuer-dn"] == "CN=é?".encode()
