@@ -355,6 +355,7 @@ class _Memory:
     # ---- layer 2 ----
 
     def _merge_hosts(self, dirty: Iterable[HostPattern], wanted: set[UpstreamKey]) -> bool:
+        self._tls.use_options(self._options)
         wildcards, exact = [], set()
         for host in dirty:
             if host.startswith("*."):

@@ -40,6 +40,7 @@ class TLSLayer:
         self.store = CertificateStore()
         self._fallback: Certificate | None = settings.fallback_certificate
         self._https_port = settings.https_port
+        self._options = options
         self._rules = HostRules(options, settings.https_port)
         self._digest = digest
         self._verdicts = verdicts
@@ -58,9 +59,11 @@ class TLSLayer:
         self._changed = True
         self._changed_wildcards: set[HostPattern] = set()
 
-    def set_options(self, options: Options) -> None:
-        """All hosts have to be merged again."""
-        self._rules = HostRules(options, self._https_port)
+    def use_options(self, options: Options) -> None:
+        """Those in force. When they are others, all hosts have to be merged again."""
+        if options is not self._options:
+            self._options = options
+            self._rules = HostRules(options, self._https_port)
 
     # ---- hosts ----
 
