@@ -38,6 +38,7 @@ class VerdictReason(enum.StrEnum):
     UNSUPPORTED_FIELD = "UnsupportedField"  # valid, but not served yet
     DUPLICATE_OBJECT = "DuplicateObject"  # the same kind, namespace and name twice
     CONFLICT = "Conflict"  # an older Ingress owns the same host, path and type
+    REGEX_MODE = "RegexMode"  # paths mean something else because an Ingress of the host uses regular expressions
     SERVICE_NOT_FOUND = "ServiceNotFound"
     SERVICE_PORT_NOT_FOUND = "ServicePortNotFound"
     NO_ENDPOINTS = "NoEndpoints"

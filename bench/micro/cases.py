@@ -10,9 +10,11 @@ from bench.micro.runner import Case
 from ingress.balancing.base import EndpointState
 from ingress.balancing.registry import build_picker
 from ingress.routing.path import normalize_path
+from ingress.routing.regex import RegexPaths
 from ingress.routing.table import (
     Balancing,
     Endpoint,
+    Feature,
     HostPattern,
     HostRoutes,
     LoadBalance,
@@ -130,6 +132,35 @@ def _match() -> Callable[[], object]:
     return match
 
 
+def _match_expressions(count: int) -> Callable[[], Callable[[], object]]:
+    """A host in regex mode; the path is that of the last expression in the middle of the order."""
+
+    def make() -> Callable[[], object]:
+        paths: RegexPaths[int] = RegexPaths()
+        for number in range(count):
+            paths.add(f"/svc-{number:04d}(/|$)(.*)", number)
+        paths.finish()
+        asked = b"/svc-%04d/api/items/42" % (count // 2)
+        return lambda: paths.match(asked)
+
+    return make
+
+
+def _rewritten(table: RoutingTable) -> RoutingTable:
+    """Every route of one host a regular expression, with what an Ingress with rewrite-target and upstream-vhost has."""
+    name = HostPattern("host-0500.example.com")
+    target = {"path": [{"variable": "text", "argument": "/"}, {"variable": "capture", "argument": "2"}]}
+    features = (Feature("rewrite", {"written": "/$2", "target": target}),)
+    routes = tuple(
+        msgspec.structs.replace(
+            route, path=f"{route.path}(/|$)(.*)", pattern=f"{route.path}(/|$)(.*)", features=features
+        )
+        for route in table.hosts[name].routes
+    )
+    host = HostRoutes(name, routes, regex_cause="Ingress bench/ing-05000 sets rewrite-target")
+    return msgspec.structs.replace(table, hosts=table.hosts | {name: host})
+
+
 def _pick(load_balance: LoadBalance) -> Callable[[], Callable[[], object]]:
     def make() -> Callable[[], object]:
         states = [EndpointState(e) for e in upstream(1).endpoints]
@@ -139,21 +170,25 @@ def _pick(load_balance: LoadBalance) -> Callable[[], Callable[[], object]]:
     return make
 
 
-def _exchange(request: bytes) -> Callable[[], Callable[[], object]]:
+def _exchange(
+    request: bytes, change: Callable[[RoutingTable], RoutingTable] = lambda table: table
+) -> Callable[[], Callable[[], object]]:
     def make() -> Callable[[], object]:
-        table = routing_table()
+        table = change(routing_table())
         host = table.hosts[HostPattern("host-0500.example.com")]
         route = host.routes[5]
         assert route.upstream is not None
         one = msgspec.structs.replace(table.upstreams[route.upstream], endpoints=(Endpoint("10.0.0.1", 80),))
         table = msgspec.structs.replace(table, upstreams=table.upstreams | {one.key: one})
-        return exchange(table, one.key, request % (route.path.encode() + b"/item?id=42", host.host.encode()))
+        path = route.path.partition("(")[0].encode()
+        return exchange(table, one.key, request % (path + b"/item?id=42", host.host.encode()))
 
     return make
 
 
 CASES = (
     Case("match, 10,000 routes", _match),
+    *(Case(f"match, {n:,} regular expressions on a host", _match_expressions(n)) for n in (1, 10, 1000)),
     Case("normal form of a clean path", lambda: lambda: normalize_path(b"/app-5/item/42")),
     Case(
         "normal form of a path with dots and escapes", lambda: lambda: normalize_path(b"/app-5/./%7Euser//item/../42")
@@ -161,6 +196,7 @@ CASES = (
     *(Case(f"pick of 10 endpoints, {lb}", _pick(lb)) for lb in LoadBalance),
     Case("request and response, no sockets, 1 header", _exchange(SMALL)),
     Case("request and response, no sockets, 10 headers", _exchange(BROWSER)),
+    Case("request and response, no sockets, 1 header, regex mode and rewrite-target", _exchange(SMALL, _rewritten)),
     Case("diff_tables, 10,000 routes, one edit", _diff_one_edit),
     Case("diff_tables, 10,000 routes, all rebuilt", _diff_rebuilt),
     Case("apply_delta, one edit", _apply),

@@ -1,16 +1,18 @@
 """The routing table and its verdicts as JSON. Pure; tables are immutable, so it may run in a thread.
 
-A table holds private keys and what features know of credentials: neither is shown, of a certificate only what every
-client sees. A verdict quotes the offending value, which for a Secret would be its content: those values are left out.
+A table holds private keys: of a certificate only what every client sees is shown. What else may be secret is left out: the policies of features
+that aren't known to hold nothing of the kind, and, of a verdict about a Secret, the offending value, which is its content.
 """
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
+from typing import Any
 
 import msgspec
 
 from ingress.errors import Severity, Verdict, VerdictReason
 from ingress.model.ref import Kind
+from ingress.routing.regex import compile_host_pattern
 from ingress.routing.table import (
     ANY_HOST,
     Balancing,
@@ -24,9 +26,13 @@ from ingress.routing.table import (
     UpstreamProtocol,
 )
 from ingress.routing.tls import CertificateKey, TLSHost
+from ingress.tls.choice import tls_host
 from ingress.translate.tls.inspect import facts_of_chain
 
 HIDDEN = "(hidden)"
+_SHOWN = frozenset(
+    ("app-root", "redirect", "rewrite", "rewrite-redirect", "upstream-vhost", "www-redirect")
+)  # policies
 
 
 class VerdictDump(msgspec.Struct, frozen=True):
@@ -37,6 +43,11 @@ class VerdictDump(msgspec.Struct, frozen=True):
     value: str
     message: str
     origin: str
+
+
+class FeatureDump(msgspec.Struct, frozen=True):
+    name: str
+    policy: dict[str, Any] | None  # null: not shown, it may hold credentials
 
 
 class RouteDump(msgspec.Struct, frozen=True):
@@ -51,12 +62,17 @@ class RouteDump(msgspec.Struct, frozen=True):
     policy: TrafficPolicy
     closed_status: int | None  # null: the route is open
     closed_reason: str
+    pattern: str  # of a host in regex mode; empty: `path` is matched by `path_type`
+    features: list[FeatureDump]  # what acts on its requests
 
 
 class HostDump(msgspec.Struct, frozen=True):
     host: HostPattern
     routes: list[RouteDump]
     default: RouteDump | None
+    regex_cause: str  # why its paths are regular expressions, and then in order of precedence; empty: they are not
+    app_root: RouteDump | None  # answers for / alone
+    aliases: list[HostPattern]
     certificate: bool = False  # one is configured for the host: plain HTTP may be redirected
 
 
@@ -128,12 +144,29 @@ def _route(r: Route) -> RouteDump:
         policy=r.policy,
         closed_status=r.closed_status if r.upstream is None else None,
         closed_reason=r.closed_reason,
+        pattern=r.pattern,
+        features=[FeatureDump(f.name, f.policy if f.name in _SHOWN else None) for f in r.features],
     )
 
 
-def _host(h: HostRoutes) -> HostDump:
-    default = _route(h.default) if h.default else None
-    return HostDump(h.host, [_route(r) for r in h.routes], default, h.certificate)
+def _aliases(table: RoutingTable) -> dict[HostPattern, list[HostPattern]]:
+    """By host."""
+    found: dict[HostPattern, list[HostPattern]] = {}
+    for alias in table.aliases.values():
+        found.setdefault(alias.host, []).append(alias.pattern)
+    return found
+
+
+def _host(h: HostRoutes, aliases: Iterable[HostPattern]) -> HostDump:
+    return HostDump(
+        h.host,
+        [_route(r) for r in h.routes],
+        _route(h.default) if h.default else None,
+        h.regex_cause,
+        _route(h.app_root) if h.app_root else None,
+        sorted(aliases),
+        h.certificate,
+    )
 
 
 def _certificate(table: RoutingTable, key: CertificateKey) -> CertificateDump:
@@ -167,21 +200,30 @@ def _upstream(u: Upstream) -> UpstreamDump:
     return UpstreamDump(u.key, u.namespace, u.service, u.port, u.protocol, endpoints, u.balancing)
 
 
-def host_pattern(patterns: Container[HostPattern], asked: str) -> HostPattern | None:
-    """The one of `patterns` that answers for a host: itself, the wildcard that covers its first label, any host;
-    or None.
+def _bare(asked: str) -> str:
+    """Lower case, without port."""
+    host = asked.strip().lower()
+    name, sep, port = host.rpartition(":")
+    return name if sep and port.isdigit() and not name.endswith(":") else host
+
+
+def host_pattern(table: RoutingTable, asked: str) -> HostPattern | None:
+    """The pattern of the table that answers for a host: itself, the wildcard that covers its first label, the host that it is an alias of,
+    any host; or None.
 
     `asked` may also be a pattern, and may carry a port.
     """
-    host = asked.strip().lower()
-    name, sep, port = host.rpartition(":")
-    if sep and port.isdigit() and not name.endswith(":"):
-        host = name
+    host = _bare(asked)
     wildcard = "*." + host.partition(".")[2]
-    for pattern in (HostPattern(host), HostPattern(wildcard), ANY_HOST):
-        if pattern in patterns:
+    for pattern in (HostPattern(host), HostPattern(wildcard)):
+        if pattern in table.hosts:
             return pattern
-    return None
+        if pattern in table.aliases:
+            return table.aliases[pattern].host
+    for alias in sorted(table.aliases.values(), key=lambda alias: alias.rank):
+        if alias.pattern.startswith("~") and host.isascii() and compile_host_pattern(alias.pattern[1:])(host.encode()):
+            return alias.host
+    return ANY_HOST if ANY_HOST in table.hosts else None
 
 
 def _default_for(table: RoutingTable, hosts: Sequence[HostRoutes], filtered: bool) -> Route | None:
@@ -198,24 +240,25 @@ def dump_table(
     if host is None:
         hosts = [table.hosts[key] for key in sorted(table.hosts)]
     else:
-        pattern = host_pattern(table.hosts, host)
+        pattern = host_pattern(table, host)
         hosts = [] if pattern is None else [table.hosts[pattern]]
     default = _default_for(table, hosts, filtered=host is not None)
     if host is None:
         tls_hosts = [table.tls_hosts[key] for key in sorted(table.tls_hosts)]
     else:
-        pattern = host_pattern(table.tls_hosts, host)
-        tls_hosts = [] if pattern is None else [table.tls_hosts[pattern]]
+        found = tls_host(table, _bare(host))
+        tls_hosts = [] if found is None else [found]
     if host is None:
         keys = set(table.upstreams)
     else:
         routes = [r for h in hosts for r in (*h.routes, h.default) if r] + ([default] if default else [])
         keys = {r.upstream for r in routes if r.upstream is not None and r.upstream in table.upstreams}
+    aliases = _aliases(table)
     return _pretty(
         TableDump(
             id=table.id,
             age_s=round(age_s, 3),
-            hosts=[_host(h) for h in hosts],
+            hosts=[_host(h, aliases.get(h.host, ())) for h in hosts],
             upstreams=[_upstream(table.upstreams[key]) for key in sorted(keys)],
             default=_route(default) if default else None,
             verdicts=[_verdict(v) for v in verdicts],

@@ -157,6 +157,9 @@ class MiddlewareSpec(Generic[P]):
     parse: Callable[[Any], P | None]  # of a Reader
     bind: Callable[[P, Scope], Hooks]
     fails_closed: bool = False
+    skips_catch_all: bool = (
+        False  # not for the catch-all (`spec.defaultBackend` of an Ingress without rules), as in ingress-nginx
+    )
     by_option: Callable[[Any], bool] = (
         never  # of Options: whether it may act on an Ingress with none of its annotations
     )

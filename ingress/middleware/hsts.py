@@ -7,6 +7,8 @@ from ingress.routing.https import HSTS, StrictTransport
 
 
 def bind(policy: StrictTransport, scope: Scope) -> Hooks:
+    if not scope.certificate:  # an alias that the certificate of its host is not for
+        return Hooks()
     value = policy.value.encode("ascii")
 
     def promise_https(exchange: Exchange, head: ResponseHead) -> None:

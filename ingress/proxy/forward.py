@@ -35,7 +35,7 @@ from ingress.proxy.httpdate import http_date
 from ingress.proxy.link import IDEMPOTENT, LinkedRoute, Runtime, Snapshot, UpstreamRuntime
 from ingress.proxy.upstream import UpstreamConnection
 from ingress.routing.path import decoded_view, is_normal, normalize_path
-from ingress.routing.trie import PathTrie
+from ingress.routing.trie import PathIndex
 from ingress.tls.choice import Standing, standing
 
 _log = logging.getLogger(__name__)
@@ -252,7 +252,7 @@ class Forwarder:
             hook(exchange, head)
         return head.fields
 
-    def _find_unusual(self, snapshot: Snapshot, trie: PathTrie[LinkedRoute] | None, exchange: Exchange) -> LinkedRoute:
+    def _find_unusual(self, snapshot: Snapshot, trie: PathIndex[LinkedRoute] | None, exchange: Exchange) -> LinkedRoute:
         """The route of a target that may not be in normal form. Raises ValueError for what is ambiguous or has none."""
         raw, mark, _ = exchange.target.partition(b"?")
         if mark:

@@ -26,6 +26,7 @@ from ingress.middleware import registry
 from ingress.middleware.base import Hooks, Phase, Scope, Services
 from ingress.middleware.satisfy import join as join_access
 from ingress.proxy.sessions import CookieSessions
+from ingress.routing.regex import RegexPaths, compile_host_pattern
 from ingress.routing.table import (
     AffinityMode,
     Balancing,
@@ -45,7 +46,7 @@ from ingress.routing.table import (
     UpstreamProtocol,
     apply_delta,
 )
-from ingress.routing.trie import HostIndex, PathTrie, normalize_host
+from ingress.routing.trie import HostIndex, PathIndex, PathTrie, normalize_host
 from ingress.variables import compile_value
 
 _log = logging.getLogger(__name__)
@@ -294,9 +295,9 @@ class Snapshot:
         self.hosts = hosts
         self.asks_certificates = any(host.client_auth is not None for host in table.tls_hosts.values())
         self.not_found = not_found  # the table's default backend, or the built-in 404
-        self._authorities: dict[bytes, tuple[bytes, PathTrie[LinkedRoute] | None]] = {}
+        self._authorities: dict[bytes, tuple[bytes, PathIndex[LinkedRoute] | None]] = {}
 
-    def host(self, authority: bytes) -> tuple[bytes, PathTrie[LinkedRoute] | None]:
+    def host(self, authority: bytes) -> tuple[bytes, PathIndex[LinkedRoute] | None]:
         """(normalised host, its paths). Raises ValueError for what is no host."""
         entry = self._authorities.get(authority)
         if entry is None:
@@ -308,7 +309,7 @@ class Snapshot:
                 self._authorities[authority] = entry
         return entry
 
-    def find(self, trie: PathTrie[LinkedRoute] | None, path: bytes) -> LinkedRoute:
+    def find(self, trie: PathIndex[LinkedRoute] | None, path: bytes) -> LinkedRoute:
         if trie is None:
             return self.not_found
         return trie.match(path) or trie.default or self.not_found
@@ -371,7 +372,9 @@ class Runtime:
     def link(self, table: RoutingTable) -> Snapshot:
         """Bind a whole table."""
         self._update_upstreams(table.upstreams.values())
-        snapshot = self._snapshot(table, HostIndex((h, self._trie(r, table.default)) for h, r in table.hosts.items()))
+        hosts = HostIndex((h, self._paths(r, table.default)) for h, r in table.hosts.items())
+        self._set_aliases(hosts, table)
+        snapshot = self._snapshot(table, hosts)
         self._retire(self.upstreams.keys() - table.upstreams.keys())
         return snapshot
 
@@ -382,12 +385,13 @@ class Runtime:
         changed = delta.hosts
         if delta.default_changed:  # it answers on hosts with features of their own, too
             changed = {h: r for h, r in table.hosts.items() if r.features and r.default is None} | changed
-        if changed or delta.removed_hosts:
+        if changed or delta.removed_hosts or delta.aliases or delta.removed_aliases:
             hosts = snapshot.hosts.copy()
-            for host in delta.removed_hosts:
+            for host in (*delta.removed_hosts, *delta.removed_aliases):
                 hosts.remove(host)
             for host, routes in changed.items():
-                hosts.set(host, self._trie(routes, table.default))
+                hosts.set(host, self._paths(routes, table.default))
+            self._set_aliases(hosts, table)
         else:
             hosts = snapshot.hosts
         linked = self._snapshot(table, hosts)
@@ -423,7 +427,7 @@ class Runtime:
             if runtime is not None:
                 runtime.retire()
 
-    def _trie(self, routes: HostRoutes, table_default: Route | None) -> PathTrie[LinkedRoute]:
+    def _paths(self, routes: HostRoutes, table_default: Route | None) -> PathIndex[LinkedRoute]:
         """`table_default` answers where the host has no default; linked for the host if it has features, which act on it as well."""
         if routes.default is not None:
             default: LinkedRoute | None = self._linked(routes.default, routes)
@@ -433,10 +437,39 @@ class Runtime:
             default = self._linked(msgspec.structs.replace(unmatched, features=own), routes)
         else:
             default = None
+        if routes.regex_cause:
+            expressions: RegexPaths[LinkedRoute] = RegexPaths(default)
+            if routes.app_root is not None:
+                expressions.add_exact(b"/", self._linked(routes.app_root, routes))
+            for route in routes.routes:
+                expressions.add(route.pattern, self._linked(route, routes))
+            expressions.finish()
+            return expressions
         trie: PathTrie[LinkedRoute] = PathTrie(default)
+        if routes.app_root is not None:
+            trie.add(b"/", PathType.EXACT, self._linked(routes.app_root, routes))
         for route in routes.routes:
             trie.add(route.path.encode("ascii"), route.path_type, self._linked(route, routes))
         return trie
+
+    def _set_aliases(self, hosts: HostIndex[LinkedRoute], table: RoutingTable) -> None:
+        """Let every alias lead to the paths that its host has now; paths of its own, where the certificate of the host is not for it."""
+        if not table.aliases:
+            hosts.set_regex(())
+            return
+        expressions: list[tuple[Callable[[bytes], bool], PathIndex[LinkedRoute]]] = []
+        for alias in sorted(table.aliases.values(), key=lambda alias: alias.rank):
+            paths = hosts.get(alias.host)
+            if paths is None:
+                continue
+            routes = table.hosts.get(alias.host)
+            if routes is not None and routes.certificate and not alias.certificate:
+                paths = self._paths(msgspec.structs.replace(routes, certificate=False), table.default)
+            if alias.pattern.startswith("~"):
+                expressions.append((compile_host_pattern(alias.pattern[1:]), paths))
+            elif alias.pattern not in table.hosts:
+                hosts.set(alias.pattern, paths)
+        hosts.set_regex(expressions)
 
     def _linked(self, route: Route, host: HostRoutes | None = None) -> LinkedRoute:
         rule = self._retry_rules.get(route.policy)

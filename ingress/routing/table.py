@@ -129,8 +129,16 @@ class Feature(msgspec.Struct, frozen=True):
         return f"Feature({self.name!r})"
 
 
+APP_ROOT = "app-root"
+WWW_REDIRECT = "www-redirect"
+"""Names of the features that `translate` makes itself, because they are a host's and not an Ingress's."""
+
+
 class Route(msgspec.Struct, frozen=True):
-    """One path of one host. `path` is normalised (`routing.path.normalize`) and starts with `/`."""
+    """One path of one host. `path` is normalised (`routing.path.normalize`) and starts with `/`.
+
+    On a host in regex mode `path` is as written, and `pattern` is what is matched (`routing.regex`); `path_type` means nothing there.
+    """
 
     host: HostPattern
     path: str
@@ -144,6 +152,7 @@ class Route(msgspec.Struct, frozen=True):
     closed_status: int = 503  # with upstream None: 503 (missing Service, rejected access rule)
     closed_reason: str = ""
     features: tuple[Feature, ...] = ()  # in the order in which they act
+    pattern: str = ""  # regular expression, less its anchor; empty: `path` is matched by `path_type`
 
     @property
     def id(self) -> str:
@@ -156,6 +165,9 @@ class HostRoutes(msgspec.Struct, frozen=True):
     A host that exists but has no matching path never falls through to a wildcard or the empty host (ingress-nginx builds one
     server per host): it gets `default`, or else the table's default backend, or else 404.
 
+    `regex_cause` not empty: the host is in regex mode, its routes have patterns and stand in order of precedence; it names the Ingress
+    that asked for it.
+
     `features` act on every request for the host, besides those of its route, which win over one of the same name; `unmatched` win over
     them where no route and no `default` of the host takes the request. `certificate`: one is configured for the host, its own or a default one.
     """
@@ -163,9 +175,22 @@ class HostRoutes(msgspec.Struct, frozen=True):
     host: HostPattern
     routes: tuple[Route, ...]
     default: Route | None = None
+    regex_cause: str = ""
+    app_root: Route | None = None  # answers for `/` alone, before all others, in regex mode too
     certificate: bool = False
     features: tuple[Feature, ...] = ()
     unmatched: tuple[Feature, ...] = ()
+
+
+class HostAlias(msgspec.Struct, frozen=True):
+    """Another name of a host, with all its routes (ingress-nginx's server-alias). `pattern` is a host pattern, or `~` and a regular
+    expression (RE2) that is searched for in the host of a request that no other pattern has.
+    """
+
+    pattern: HostPattern
+    host: HostPattern
+    rank: int = 0  # of those with `~`: the lowest is tried first
+    certificate: bool = False  # the one of the host is for this name too
 
 
 class TCPService(msgspec.Struct, frozen=True):
@@ -192,6 +217,7 @@ class RoutingTable(msgspec.Struct, frozen=True):
     tcp_services: dict[int, TCPService] = {}
     default_certificate: CertificateKey | None = None
     settings: ProxySettings | None = None  # None: those that the process was started with
+    aliases: dict[HostPattern, HostAlias] = {}
 
 
 class TableDelta(msgspec.Struct, frozen=True, tag=True):
@@ -201,6 +227,8 @@ class TableDelta(msgspec.Struct, frozen=True, tag=True):
     id: str
     hosts: dict[HostPattern, HostRoutes] = {}
     removed_hosts: tuple[HostPattern, ...] = ()
+    aliases: dict[HostPattern, HostAlias] = {}
+    removed_aliases: tuple[HostPattern, ...] = ()
     upstreams: dict[UpstreamKey, Upstream] = {}
     removed_upstreams: tuple[UpstreamKey, ...] = ()
     certificates: dict[CertificateKey, Certificate] = {}
@@ -217,7 +245,7 @@ class TableDelta(msgspec.Struct, frozen=True, tag=True):
     settings_changed: bool = False
 
 
-_MAPPINGS = ("hosts", "upstreams", "certificates", "tls_hosts", "tcp_services")
+_MAPPINGS = ("hosts", "aliases", "upstreams", "certificates", "tls_hosts", "tcp_services")
 
 
 def diff_tables(old: RoutingTable, new: RoutingTable) -> TableDelta:

@@ -4,12 +4,22 @@ Generic in the value: tests and tools store routes, the data plane stores what i
 `routing.path`; hosts are lower case without port.
 """
 
-from collections.abc import Iterable
-from typing import Generic, TypeVar
+from collections.abc import Callable, Iterable
+from typing import Generic, Protocol, TypeVar
 
 from ingress.routing.table import PathType
 
 T = TypeVar("T")
+
+
+class PathIndex(Protocol[T]):
+    """The paths of one host: a `PathTrie`, or `routing.regex.RegexPaths`."""
+
+    default: T | None
+
+    def match(self, path: bytes) -> T | None: ...
+
+    def candidates(self, path: bytes) -> list[T]: ...
 
 
 class _Node(Generic[T]):
@@ -100,27 +110,40 @@ class PathTrie(Generic[T]):
 
 
 class HostIndex(Generic[T]):
-    """Exact hosts, wildcards of exactly one leftmost label, and the entry for any host, in this order.
+    """Exact hosts, wildcards of exactly one leftmost label, aliases by regular expression, and the entry for any host, in this order.
 
     A host that is listed never falls through to a wildcard or to the any-host entry, whatever its paths.
     """
 
-    __slots__ = ("_any", "_exact", "_wildcard")
+    __slots__ = ("_any", "_exact", "_regex", "_wildcard")
 
-    def __init__(self, entries: Iterable[tuple[str, PathTrie[T]]] = ()) -> None:
-        self._exact: dict[bytes, PathTrie[T]] = {}
-        self._wildcard: dict[bytes, PathTrie[T]] = {}
-        self._any: PathTrie[T] | None = None
+    def __init__(self, entries: Iterable[tuple[str, PathIndex[T]]] = ()) -> None:
+        self._exact: dict[bytes, PathIndex[T]] = {}
+        self._wildcard: dict[bytes, PathIndex[T]] = {}
+        self._regex: tuple[tuple[Callable[[bytes], bool], PathIndex[T]], ...] = ()
+        self._any: PathIndex[T] | None = None
         for pattern, trie in entries:
             self.set(pattern, trie)
 
-    def set(self, pattern: str, trie: PathTrie[T]) -> None:
+    def set(self, pattern: str, trie: PathIndex[T]) -> None:
         if pattern == "":
             self._any = trie
         elif pattern.startswith("*."):
             self._wildcard[pattern[2:].encode()] = trie
         else:
             self._exact[pattern.encode()] = trie
+
+    def set_regex(self, entries: Iterable[tuple[Callable[[bytes], bool], PathIndex[T]]]) -> None:
+        """All aliases by regular expression: whether a host matches, and its paths; the first that does wins."""
+        self._regex = tuple(entries)
+
+    def get(self, pattern: str) -> PathIndex[T] | None:
+        """The paths of a pattern."""
+        if pattern == "":
+            return self._any
+        if pattern.startswith("*."):
+            return self._wildcard.get(pattern[2:].encode())
+        return self._exact.get(pattern.encode())
 
     def remove(self, pattern: str) -> None:
         if pattern == "":
@@ -135,10 +158,11 @@ class HostIndex(Generic[T]):
         other: HostIndex[T] = HostIndex()
         other._exact = self._exact.copy()
         other._wildcard = self._wildcard.copy()
+        other._regex = self._regex
         other._any = self._any
         return other
 
-    def lookup(self, host: bytes) -> PathTrie[T] | None:
+    def lookup(self, host: bytes) -> PathIndex[T] | None:
         trie = self._exact.get(host)
         if trie is not None:
             return trie
@@ -148,6 +172,9 @@ class HostIndex(Generic[T]):
                 trie = self._wildcard.get(parent)
                 if trie is not None:
                     return trie
+        for matches, paths in self._regex:
+            if matches(host):
+                return paths
         return self._any
 
 

@@ -17,6 +17,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress
 
+import msgspec
+
 from ingress.config import TranslateSettings
 from ingress.errors import Severity, Verdict, VerdictReason
 from ingress.model import (
@@ -31,11 +33,12 @@ from ingress.model import (
     Service,
 )
 from ingress.model.cluster import NamespacedName
-from ingress.routing.table import HostPattern, HostRoutes, Route, RoutingTable, Upstream, UpstreamKey
+from ingress.routing.table import HostAlias, HostPattern, HostRoutes, Route, RoutingTable, Upstream, UpstreamKey
 from ingress.translate.backends import BuiltUpstream, build_upstream
 from ingress.translate.classes import Claim, ClassIndex
 from ingress.translate.conflicts import by_precedence, choose_catch_all, merge_host
 from ingress.translate.context import Context, allowed_middleware, objects_of
+from ingress.translate.derived import derive_hosts
 from ingress.translate.digest import TableDigest, part_digest
 from ingress.translate.features import FeatureParser
 from ingress.translate.fragment import Fragment, build_fallback, build_fragment
@@ -47,7 +50,7 @@ from ingress.translate.tls.layer import TLSLayer
 _FALLBACK: NamespacedName = ("\0", "default backend of the controller")  # not the name of any Ingress
 _BACKING = frozenset((Kind.SERVICE, Kind.ENDPOINTS, Kind.ENDPOINT_SLICE))
 _REFERRED = frozenset((Kind.SECRET, Kind.CONFIG_MAP))
-_HOST, _UPSTREAM, _DEFAULT = b"host", b"upstream", b"default"
+_HOST, _UPSTREAM, _DEFAULT, _ALIAS = b"host", b"upstream", b"default", b"alias"
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +129,10 @@ class _Memory:
         self._members: dict[HostPattern, dict[NamespacedName, Fragment]] = {}
         self._hosts: dict[HostPattern, HostRoutes] = {}
         self._host_digests: dict[HostPattern, bytes] = {}
+        self._deriving: dict[NamespacedName, Fragment] = {}  # that ask for hosts besides those of rules
+        self._aliases: dict[HostPattern, HostAlias] = {}
+        self._twins: dict[HostPattern, HostRoutes] = {}
+        self._derived_digests: dict[tuple[bytes, HostPattern], bytes] = {}
         self._claimants: dict[NamespacedName, Fragment] = {}  # of the catch-all
         self._tls = TLSLayer(settings, self._options, self._digest, self._verdicts)
         self._default: Route | None = None
@@ -173,6 +180,8 @@ class _Memory:
         if kinds is None or Kind.SECRET in kinds:
             self._tls.update_default(objects_of(state))
         hosts_changed = self._merge_hosts(dirty_hosts, wanted)
+        if dirty_hosts and (self._deriving or self._aliases or self._twins):
+            hosts_changed |= self._derive_hosts()
         if len(self._claimants) > 1 and (kinds is None or kinds & _BACKING or resolved_changed):
             catch_all_dirty = True  # who has endpoints decides
         default_changed = catch_all_dirty and self._choose_catch_all(wanted, state)
@@ -281,6 +290,7 @@ class _Memory:
                 if not self._users[upstream]:
                     del self._users[upstream]
             self._claimants.pop(key, None)
+            self._deriving.pop(key, None)
         if new is None:
             self._fragments.pop(key, None)
             self._verdicts.put(("object", key), ())
@@ -296,6 +306,8 @@ class _Memory:
             self._users.setdefault(upstream, set()).add(key)
         if new.catch_all is not None:
             self._claimants[key] = new
+        if new.ask.aliases or new.ask.www_twin:
+            self._deriving[key] = new
         self._verdicts.put(("object", key), new.verdicts)
         return new.catch_all is not None or (old is not None and old.catch_all is not None)
 
@@ -397,6 +409,26 @@ class _Memory:
                 self._digest.replace(self._host_digests.get(host), digest)
                 self._host_digests[host] = digest
         return changed
+
+    def _derive_hosts(self) -> bool:
+        """Aliases and twins, all anew: few Ingresses ask for them, and each depends on which hosts there are."""
+        derived = derive_hosts(self._deriving.values(), self._hosts, self._options.http_redirect_code)
+        self._verdicts.put(("derived", ""), tuple(derived.verdicts))
+        aliases = {
+            name: msgspec.structs.replace(alias, certificate=self._tls.is_certified(name, alias.host))
+            for name, alias in derived.aliases.items()
+        }
+        derived.aliases = aliases
+        names = {name: alias.host for name, alias in aliases.items() if not name.startswith("~")}
+        self._tls.derive(names | derived.twin_of)
+        if derived.aliases == self._aliases and derived.twins == self._twins:
+            return False
+        digests = {(_ALIAS, name): part_digest(_ALIAS, alias) for name, alias in derived.aliases.items()}
+        digests |= {(_HOST, name): part_digest(_HOST, routes) for name, routes in derived.twins.items()}
+        for key in digests.keys() | self._derived_digests.keys():
+            self._digest.replace(self._derived_digests.get(key), digests.get(key))
+        self._aliases, self._twins, self._derived_digests = derived.aliases, derived.twins, digests
+        return True
 
     def _choose_catch_all(self, wanted: set[UpstreamKey], state: ClusterState) -> bool:
         fallback = self._claimants.get(_FALLBACK)
@@ -535,7 +567,8 @@ class _Memory:
             # The dictionaries of a table that was handed out are never written to again.
             table = RoutingTable(
                 id=self._digest.hexdigest(),
-                hosts=dict(self._hosts) if last is None or hosts_changed else last.table.hosts,
+                hosts={**self._hosts, **self._twins} if last is None or hosts_changed else last.table.hosts,
+                aliases=self._aliases,
                 upstreams=dict(self._upstreams) if last is None or upstreams_changed else last.table.upstreams,
                 default=self._default,
                 certificates=self._tls.certificates() if last is None or tls_changed else last.table.certificates,

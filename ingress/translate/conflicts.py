@@ -8,9 +8,12 @@ backend of all hosts is nobody's in particular: there a Service without endpoint
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+import msgspec
+
 from ingress.errors import Severity, Verdict, VerdictReason
 from ingress.routing.table import HostPattern, HostRoutes, PathType, Route
 from ingress.translate.fragment import UNKNOWN_AGE, Fragment, Placed
+from ingress.translate.regex_mode import describe, find_cause, regex_routes
 from ingress.translate.report import shown
 
 
@@ -36,12 +39,18 @@ class MergedHost:
 
 
 def merge_host(host: HostPattern, fragments: Iterable[Fragment]) -> MergedHost:
-    """`fragments` are those that have the host, in order of precedence. Routes come sorted by path and type."""
+    """`fragments` are those that have the host, in order of precedence. Routes come sorted by path and type, in regex mode in order of precedence."""
     taken: dict[tuple[str, PathType], tuple[Fragment, Placed]] = {}
     default: tuple[Fragment, Placed] | None = None
+    app_root: tuple[Fragment, Placed] | None = None
     verdicts: list[Verdict] = []
     for fragment in fragments:
         part = fragment.hosts[host]
+        if part.app_root is not None:
+            if app_root is None:
+                app_root = (fragment, part.app_root)
+            elif app_root[1].route.features != part.app_root.route.features:
+                verdicts.append(_conflict(fragment, part.app_root, f"app-root of host {host or '*'}", app_root))
         for placed in part.placed:
             route = placed.route
             key = (route.path, route.path_type)
@@ -56,8 +65,36 @@ def merge_host(host: HostPattern, fragments: Iterable[Fragment]) -> MergedHost:
                 default = (fragment, part.default)
             else:
                 verdicts.append(_conflict(fragment, part.default, f"default backend of host {host or '*'}", default))
-    routes = tuple(sorted((placed.route for _, placed in taken.values()), key=_position))
-    return MergedHost(HostRoutes(host, routes, default[1].route if default is not None else None), tuple(verdicts))
+    default_route = default[1].route if default is not None else None
+    cause = find_cause(taken.values())
+    if cause is None:
+        verdicts += (_literal(fragment, placed) for fragment, placed in taken.values() if placed.looks_like_regex)
+        routes = tuple(sorted((placed.route for _, placed in taken.values()), key=_position))
+    else:
+        routes, found = regex_routes(host, tuple(taken.values()), cause)
+        verdicts += found
+        if default_route is not None:
+            default_route = msgspec.structs.replace(default_route, pattern=default_route.path)
+    merged = HostRoutes(
+        host,
+        routes,
+        default_route,
+        regex_cause="" if cause is None else describe(cause),
+        app_root=None if app_root is None else app_root[1].route,
+    )
+    return MergedHost(merged, tuple(verdicts))
+
+
+def _literal(fragment: Fragment, placed: Placed) -> Verdict:
+    return Verdict(
+        object=str(fragment.ref),
+        field=f"{placed.field}.path",
+        reason=VerdictReason.INVALID_FIELD,
+        message="It looks like a regular expression, but is matched literally, as a prefix: use-regex is not set.",
+        severity=Severity.WARNING,
+        value=shown(placed.path),
+        origin=fragment.origin,
+    )
 
 
 def _position(route: Route) -> tuple[str, str]:

@@ -48,6 +48,9 @@ class FeatureParser(Protocol):
     def fails_closed(self) -> bool: ...
 
     @property
+    def skips_catch_all(self) -> bool: ...
+
+    @property
     def by_option(self) -> Callable[[Any], bool]: ...
 
     @property

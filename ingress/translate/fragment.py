@@ -18,6 +18,7 @@ from ingress.model.kubernetes import HTTPIngressPath, IngressBackend, IngressRul
 from ingress.routing.https import CLIENT_CERTIFICATE, TLS_REDIRECT, ClientCertificate
 from ingress.routing.table import (
     ANY_HOST,
+    APP_ROOT,
     Feature,
     HostPattern,
     PathType,
@@ -27,11 +28,12 @@ from ingress.routing.table import (
     UpstreamProtocol,
 )
 from ingress.translate.annotations import DEFAULT_ASK, NO_ANNOTATIONS, AnnotationPolicy, UpstreamAsk, parse_annotations
+from ingress.translate.annotations.hosts import NO_HOST_ASK, HostAsk
 from ingress.translate.annotations.tls import NO_ASK, TLSAsk
 from ingress.translate.backends import UpstreamSpec, app_protocol, find_port, upstream_spec
 from ingress.translate.context import Context
 from ingress.translate.names import is_object_name, is_port_name, parse_host
-from ingress.translate.paths import looks_like_regex, parse_path_type, parse_rule_path
+from ingress.translate.paths import is_strict_path, looks_like_regex, parse_path_type, parse_regex_path, parse_rule_path
 from ingress.translate.references import references_of
 from ingress.translate.report import Report, shown
 from ingress.translate.tls.section import HostCertificates, SectionReader
@@ -42,18 +44,22 @@ UNKNOWN_AGE = float("-inf")
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """A route and the field that asks for it."""
+    """A route and the field that asks for it. `path` is as written; `regex_by` the annotation that makes a regular expression of it."""
 
     route: Route
     field: str
+    path: str = "/"
+    regex_by: str = ""
+    looks_like_regex: bool = False  # without being one
 
 
 @dataclass(slots=True)
 class HostPart:
-    """What one Ingress says about one host. Both empty: the host exists, and nothing of it is served."""
+    """What one Ingress says about one host. All empty: the host exists, and nothing of it is served."""
 
     placed: list[Placed] = field(default_factory=list)
     default: Placed | None = None
+    app_root: Placed | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +83,7 @@ class Fragment:
     services: frozenset[NamespacedName] = frozenset()
     verdicts: tuple[Verdict, ...] = ()
     references: frozenset[ObjectRef] = frozenset()  # Secrets and ConfigMaps that decide about it, existing or not
+    ask: HostAsk = NO_HOST_ASK
     certificates: Mapping[HostPattern, HostCertificates] = field(
         default_factory=dict
     )  # of its hosts, by its tls section
@@ -206,11 +213,14 @@ class _Builder:
             return Fragment(ingress.ref, ingress.origin, created, verdicts=report.verdicts(), references=references)
         rules = spec.rules or ()
         hosts, catch_all = self._hosts(rules), None
+        if self._policy.host.app_root:
+            for host, part in hosts.items():
+                part.app_root = self._app_root(host)
         if spec.default_backend is not None:
             default = self._default_backend(spec.default_backend)
             if default is not None:
                 if not rules:
-                    route = self._route(ANY_HOST, "/", PathType.PREFIX, default)
+                    route = self._catch_all(self._route(ANY_HOST, "/", PathType.PREFIX, default), context)
                     catch_all = Placed(self._of_no_host(route), "spec.defaultBackend")
                 for host, part in hosts.items():
                     part.default = Placed(self._route(host, "/", PathType.PREFIX, default), "spec.defaultBackend")
@@ -231,6 +241,7 @@ class _Builder:
             frozenset(self.services),
             report.verdicts(),
             references,
+            self._policy.host,
             certificates,
             self._policy.tls,
         )
@@ -248,6 +259,30 @@ class _Builder:
                 "Without rules there is no host whose clients could be asked for a certificate: the default backend is closed (403).",
             )
         return route if features == route.features else msgspec.structs.replace(route, features=features)
+
+    def _catch_all(self, route: Route, context: Context) -> Route:
+        """Without the features that ingress-nginx doesn't apply to a catch-all: redirects and rewrites."""
+        skipped = {parser.name for parser in context.parsers if parser.skips_catch_all}
+        kept = tuple(feature for feature in route.features if feature.name not in skipped)
+        return route if kept == route.features else msgspec.structs.replace(route, features=kept)
+
+    def _app_root(self, host: HostPattern) -> Placed:
+        ask = self._policy.host
+        feature = Feature(APP_ROOT, {"target": ask.app_root})
+        route = Route(
+            host,
+            "/",
+            PathType.EXACT,
+            self._namespace,
+            self._name,
+            "",
+            "",
+            None,
+            self._policy.traffic,
+            404,
+            features=(feature,),
+        )
+        return Placed(route, ask.fields["app-root"])
 
     def _has_valid_name(self) -> bool:
         for label, text in (("namespace", self._namespace), ("name", self._name)):
@@ -295,8 +330,13 @@ class _Builder:
                 path.path_type,
             )
             return None
-        regex = looks_like_regex(path.path, path.path_type)
-        normal, refusal = parse_rule_path(path.path, regex)
+        written = path.path or "/"
+        regex_by = self._policy.host.regex_by(written)
+        like_regex = looks_like_regex(path.path, path.path_type)
+        if regex_by:
+            normal, refusal = parse_regex_path(written)
+        else:
+            normal, refusal = parse_rule_path(path.path, like_regex)
         if refusal:
             self._report.error(
                 f"{where}.path", VerdictReason.INVALID_FIELD, f"The path is left out: {refusal}.", path.path
@@ -307,14 +347,17 @@ class _Builder:
         )
         if target is None:
             return None
-        if regex:
+        if regex_by and path.path_type in ("Exact", "Prefix") and not is_strict_path(written):
             self._report.warning(
-                f"{where}.path",
+                f"{where}.pathType",
                 VerdictReason.INVALID_FIELD,
-                "It looks like a regular expression, but is matched literally, as a prefix.",
-                path.path,
+                f"Its path is taken as a regular expression because of {regex_by}; ingress-nginx refuses such a path of this type when the "
+                "Ingress is applied. ImplementationSpecific is the type for it.",
+                written,
             )
-        return Placed(self._route(host, normal, path_type, target), where)
+        return Placed(
+            self._route(host, normal, path_type, target), where, written, regex_by, like_regex and not regex_by
+        )
 
     def _default_backend(self, backend: IngressBackend) -> _Target | None:
         return self._target(backend, "spec.defaultBackend", "the Ingress has no default backend")

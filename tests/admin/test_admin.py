@@ -13,13 +13,15 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from ingress.admin import AdminView, Probe, make_app, start
 from ingress.admin import server as admin_server
-from ingress.admin.dump import HIDDEN, TableDump, VerdictsDump, host_pattern
+from ingress.admin.dump import HIDDEN, TableDump, VerdictsDump, dump_table, host_pattern
 from ingress.config import Address
 from ingress.errors import ConfigError, Severity, Verdict, VerdictReason
 from ingress.metrics import ClusterFacts, ControllerFacts, MetricsSnapshot, RouteStats, SourceFacts
 from ingress.routing.table import (
     Balancing,
     Endpoint,
+    Feature,
+    HostAlias,
     HostPattern,
     HostRoutes,
     LoadBalance,
@@ -252,8 +254,37 @@ async def test_the_table_as_one_host_sees_it(
     assert len(dump.verdicts) == 2
 
 
+def test_regex_mode_aliases_and_what_acts_on_a_route() -> None:
+    rewrite = Feature("rewrite", {"written": "/x"})
+    guard = Feature("basic-auth", {"users": "secret"})
+    made = HostRoutes(
+        HostPattern("a.test"),
+        (route("a.test", "/a(.*)", "front", pattern="/a(.*)", features=(rewrite, guard)),),
+        regex_cause="Ingress shop/web sets rewrite-target",
+        app_root=route("a.test", "/", None),
+    )
+    aliases = [
+        HostAlias(HostPattern("b.test"), made.host),
+        HostAlias(HostPattern("*.c.test"), made.host),
+        HostAlias(HostPattern("~^d"), made.host, 1),
+    ]
+    table = RoutingTable(hosts=hosts(made), aliases={alias.pattern: alias for alias in aliases})
+    (host,) = msgspec.json.decode(dump_table(table, ()), type=TableDump).hosts
+    assert host.regex_cause == "Ingress shop/web sets rewrite-target"
+    assert host.aliases == ["*.c.test", "b.test", "~^d"]
+    assert host.app_root is not None
+    assert host.routes[0].pattern == "/a(.*)"
+    assert [(f.name, f.policy) for f in host.routes[0].features] == [
+        ("rewrite", {"written": "/x"}),
+        ("basic-auth", None),  # it may hold credentials
+    ]
+    for asked in ("a.test", "B.test:80", "x.c.test", "d1.test", "~^d"):
+        assert host_pattern(table, asked) == "a.test", asked
+    assert host_pattern(table, "e.test") is None
+
+
 def test_a_host_that_nothing_answers_for() -> None:
-    assert host_pattern(RoutingTable().hosts, "a.example.com") is None
+    assert host_pattern(RoutingTable(), "a.example.com") is None
 
 
 async def test_verdicts_and_what_they_hide(client: TestClient) -> None:

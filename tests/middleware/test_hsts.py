@@ -4,11 +4,13 @@ from typing import Any
 
 from ingress.exchange import Exchange, ResponseHead, field_pieces
 from ingress.middleware import hsts
+from ingress.middleware.base import Scope
 from ingress.routing.https import StrictTransport
 
 
 def after(fields: list[tuple[bytes, bytes]], tls: Any, scheme: bytes = b"https") -> list[bytes]:
-    hooks = hsts.bind(StrictTransport("max-age=86400; includeSubDomains"), None)  # type: ignore[arg-type]
+    scope = Scope(None, None, None, True)  # type: ignore[arg-type]
+    hooks = hsts.bind(StrictTransport("max-age=86400; includeSubDomains"), scope)
     assert hooks.request is None
     assert hooks.response is not None
     exchange = Exchange(None, "192.0.2.1", scheme, b"")  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import random
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,6 +15,7 @@ from ingress.middleware.base import Services
 from ingress.proxy.link import LinkedRoute, Runtime, Snapshot
 from ingress.routing.table import (
     Endpoint,
+    HostAlias,
     HostPattern,
     HostRoutes,
     PathType,
@@ -128,6 +130,7 @@ async def test_retired_states_are_let_go() -> None:
 # ---- a delta leads where the whole table does ---------------------------------------------------------------------
 
 hosts = st.sampled_from(["", "a", "b.a", "*.a"])
+alias_patterns = st.sampled_from(["a", "c.a", "d", "*.a", "~^d", "~a$"])
 paths = st.sampled_from(["/", "/x", "/x/", "/x/y", "/z"])
 keys = st.sampled_from(["default/a:80", "default/b:80", "default/c:http"])
 endpoints = st.lists(st.integers(1, 4), unique=True, max_size=3)
@@ -158,11 +161,22 @@ def tables(draw: st.DrawFn, id: str) -> RoutingTable:
     made = {}
     for host in draw(st.lists(hosts, unique=True)):
         rules = tuple(route(host, path) for path in draw(st.lists(paths, unique=True, max_size=4)))
-        made[HostPattern(host)] = HostRoutes(HostPattern(host), rules, draw(st.none() | st.just(route(host, "/"))))
+        cause = draw(st.sampled_from(["", "Ingress default/i sets use-regex"]))
+        if cause:
+            rules = tuple(msgspec.structs.replace(rule, pattern=rule.path) for rule in rules)
+        app_root = route(host, "/") if draw(st.booleans()) else None
+        default_of_host = draw(st.none() | st.just(route(host, "/")))
+        made[HostPattern(host)] = HostRoutes(HostPattern(host), rules, default_of_host, cause, app_root)
     default = route("", "/") if draw(st.booleans()) else None
     used = {r.upstream for h in made.values() for r in (*h.routes, *((h.default,) if h.default else ()))}
     used |= {default.upstream} if default else set()
-    return RoutingTable(id, made, {k: u for k, u in upstreams.items() if k in used}, default)
+    used |= {h.app_root.upstream for h in made.values() if h.app_root}
+    aliases = {}
+    for rank, pattern in enumerate(draw(st.lists(alias_patterns, unique=True, max_size=3)) if made else ()):
+        if pattern not in made:
+            host = draw(st.sampled_from(sorted(made)))
+            aliases[HostPattern(pattern)] = HostAlias(HostPattern(pattern), host, rank)
+    return RoutingTable(id, made, {k: u for k, u in upstreams.items() if k in used}, default, aliases=aliases)
 
 
 class FakePool:

@@ -25,32 +25,41 @@ from .build import backend, endpoints_of, ingress, ingress_class, path, rule, se
 
 # A small world, so that objects meet: few names, few hosts, few addresses.
 NAMES = st.sampled_from(["a", "b", "c"])
-HOSTS = st.sampled_from(["", "x.test", "X.test", "*.test", "y.test", "10.0.0.1"])
+HOSTS = st.sampled_from(["", "x.test", "X.test", "*.test", "y.test", "www.x.test", "10.0.0.1"])
 SERVICES = st.sampled_from(["s", "t", "u"])
 PORTS = st.sampled_from([80, 81, "http"])
 ADDRESSES = st.sampled_from(["10.0.0.1", "10.0.0.2", "nonsense", "127.0.0.1"])
 TIMES = st.sampled_from([None, "2024-01-01T00:00:00Z", "2025-01-01T00:00:00Z", "soon"])
 EXTERNAL = st.sampled_from(["e.example.com", "f.example.com", "localhost", "?"])
 
-ANNOTATIONS = st.dictionaries(
-    st.sampled_from(["aioingress.io/", "nginx.ingress.kubernetes.io/"]).flatmap(
-        lambda prefix: st.sampled_from(
-            [
-                "load-balance",
-                "affinity",
-                "proxy-read-timeout",
-                "canary",
-                "auth-url",
-                "enable-cors",
-                "backend-protocol",
-                "auth-tls-secret",
-                "ssl-redirect",
-                "ssl-passthrough",
-            ]
-        ).map(lambda name: prefix + name)
+ANNOTATIONS = st.one_of(
+    st.dictionaries(
+        st.sampled_from(["aioingress.io/", "nginx.ingress.kubernetes.io/"]).flatmap(
+            lambda prefix: st.sampled_from(
+                [
+                    "load-balance",
+                    "affinity",
+                    "proxy-read-timeout",
+                    "canary",
+                    "auth-url",
+                    "enable-cors",
+                    "backend-protocol",
+                    "auth-tls-secret",
+                    "ssl-redirect",
+                    "ssl-passthrough",
+                ]
+            ).map(lambda name: prefix + name)
+        ),
+        st.sampled_from(["ewma", "cookie", "30", "true", "GRPC", "nonsense", "good-x"]),
+        max_size=2,
     ),
-    st.sampled_from(["ewma", "cookie", "30", "true", "GRPC", "nonsense", "good-x"]),
-    max_size=2,
+    st.dictionaries(  # those of whole hosts
+        st.sampled_from(["use-regex", "rewrite-target", "app-root", "server-alias", "from-to-www-redirect"]).map(
+            lambda name: "aioingress.io/" + name
+        ),
+        st.sampled_from(["true", "/p", "/$1", "alias.test", "www.x.test, y.test", "~^alias", "*.test", "~("]),
+        max_size=2,
+    ),
 )
 
 
@@ -77,7 +86,7 @@ TLS_ENTRIES = st.builds(
 def ingresses(draw: st.DrawFn) -> Ingress:
     paths = st.builds(
         path,
-        st.sampled_from(["/", "/p", "/p/", "bad"]),
+        st.sampled_from(["/", "/p", "/p/", "bad", "/p(.*)", "/("]),
         SERVICES,
         PORTS,
         st.sampled_from(["Prefix", "Exact", "ImplementationSpecific", "Odd", None]),

@@ -30,8 +30,6 @@ ON = frozenset(("true", "t", "1", "on"))
 _LITERALLY_OFF = frozenset(("off",))
 
 _PLAIN = "the Ingress is served without it"
-_NO_REDIRECT = "requests are proxied instead of redirected"
-_LITERAL = "paths are matched literally"
 _NO_LIMIT = "requests are not limited"
 _NO_CORS = "the backend has to answer CORS requests itself"
 _NO_UPSTREAM_TLS = "connections to the backend don't use TLS"
@@ -49,19 +47,7 @@ _NOT_READ = Known(Handling.NOT_READ_BY_NGINX)
 
 KNOWN: dict[str, Known] = {
     # routing
-    "rewrite-target": _unsupported("the path is sent to the backend as it is, and " + _LITERAL),
-    "use-regex": _unsupported(_LITERAL, OFF),
-    "app-root": _unsupported(_NO_REDIRECT),
-    "server-alias": _unsupported("the additional hosts are not served"),
     "default-backend": _unsupported("a backend without endpoints is answered with 503"),
-    "permanent-redirect": _unsupported(_NO_REDIRECT),
-    "permanent-redirect-code": _unsupported(_NO_REDIRECT),
-    "temporal-redirect": _unsupported(_NO_REDIRECT),
-    "temporal-redirect-code": _unsupported(_NO_REDIRECT),
-    "relative-redirects": _unsupported(harmless=OFF),
-    "from-to-www-redirect": _unsupported("the twin host is not served", OFF),
-    "x-forwarded-prefix": _unsupported("the header X-Forwarded-Prefix is not sent"),
-    "upstream-vhost": _unsupported("the backend gets the Host of the client"),
     "service-upstream": _unsupported("requests go to the endpoints, not to the cluster IP", OFF),
     # sessions and balancing (the rest is read)
     "affinity-canary-behavior": _unsupported(),

@@ -16,7 +16,7 @@ from ingress.routing.table import (
     TrafficPolicy,
     UpstreamProtocol,
 )
-from ingress.translate.annotations import values
+from ingress.translate.annotations import hosts, values
 from ingress.translate.annotations.hash_key import parse_hash_key
 from ingress.translate.annotations.known import INSTEAD, KNOWN, SNIPPETS, Handling, lookup
 from ingress.translate.annotations.policy import (
@@ -65,6 +65,7 @@ READ = frozenset(
         "backend-protocol",
         *TLS_NAMES,
         "canary",
+        *hosts.READ,
     )
 )
 """Names that have a parser here; all others are looked up in `known.KNOWN`."""
@@ -113,6 +114,7 @@ def parse_annotations(
     if _is_canary(reader):
         return AnnotationPolicy(left_out=True)
     ask = _upstream_ask(reader)
+    host_ask = hosts.read_host_ask(reader)
     traffic = _traffic(reader, context.options.traffic)
     protocol, closed_status, closed_reason = _backend_protocol(reader)
     if protocol is not None:
@@ -131,7 +133,14 @@ def parse_annotations(
     elif tls.redirect is not None:
         parsed = (*parsed, redirect_feature(tls.redirect))
     return AnnotationPolicy(
-        traffic, ask, closed_status, closed_reason, features=parsed, tls=tls, references=frozenset(features.references)
+        traffic,
+        ask,
+        closed_status,
+        closed_reason,
+        features=parsed,
+        references=frozenset(features.references),
+        host=host_ask,
+        tls=tls,
     )
 
 
@@ -140,11 +149,9 @@ class _Reader:
 
     __slots__ = ("_parsers", "_suggestions", "found", "report")
 
-    def __init__(
-        self, found: dict[str, tuple[str, str]], report: Report, parsers: Sequence[FeatureParser] = ()
-    ) -> None:
-        self._parsers = parsers
+    def __init__(self, found: dict[str, tuple[str, str]], report: Report, parsers: Sequence[FeatureParser]) -> None:
         self.found = found
+        self._parsers = parsers
         self.report = report
         self._suggestions = _SUGGESTIONS
 
@@ -170,9 +177,11 @@ class _Reader:
         if self._suggestions == 0:
             return ""
         self._suggestions -= 1
-        names = [*_ALL_NAMES, *(name for parser in self._parsers for name in parser.annotations)]
-        close = difflib.get_close_matches(name[:80], names, n=1, cutoff=0.75)
+        close = difflib.get_close_matches(name[:80], self._all_names(), n=1, cutoff=0.75)
         return f" Did you mean {close[0]}?" if close else ""
+
+    def _all_names(self) -> list[str]:
+        return sorted({*_ALL_NAMES, *(name for parser in self._parsers for name in parser.annotations)})
 
 
 def _is_canary(reader: _Reader) -> bool:

@@ -6,6 +6,7 @@ import msgspec
 
 from ingress.model import ObjectRef
 from ingress.routing.table import CookieAffinity, Feature, LoadBalance, TrafficPolicy, UpstreamProtocol
+from ingress.translate.annotations.hosts import NO_HOST_ASK, HostAsk
 from ingress.translate.annotations.tls import NO_ASK, TLSAsk
 from ingress.translate.options.model import DEFAULT_OPTIONS
 from ingress.variables import Part
@@ -37,6 +38,7 @@ class AnnotationPolicy:
     closed_reason: str = ""
     left_out: bool = False
     features: tuple[Feature, ...] = ()
+    host: HostAsk = NO_HOST_ASK
     tls: TLSAsk = NO_ASK
     references: frozenset[ObjectRef] = frozenset()  # Secrets and ConfigMaps that were asked for, existing or not
 

@@ -1,0 +1,165 @@
+"""Paths as regular expressions, the way ingress-nginx has them on a host where some Ingress asks for it.
+
+Every path of such a host is `~* ^path`: without regard to case, anchored at its beginning only, the longest text first, the first match wins.
+RE2 alone: a match costs time linear in the path whatever the expressions, which come from people who don't own the proxy. All of a host are
+matched in one pass (RE2's set): a thousand cost what one does.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, Generic, TypeVar
+
+import re2
+
+T = TypeVar("T")
+
+PATTERN_LIMIT = 2048  # characters
+PROGRAM_LIMIT = 1000  # RE2 instructions: what a byte of a path can cost at worst (8 kB: 50 ms). A usual path has 30.
+HOST_PROGRAM_LIMIT = 100_000  # of all expressions of a host
+_SET_MEMORY_BYTES = 16 << 20  # of expressions and their automaton together; what is needed is taken
+
+
+def _options() -> Any:
+    options = re2.Options()
+    options.encoding = re2.Options.Encoding.LATIN1  # paths in normal form are ASCII
+    options.case_sensitive = False
+    options.log_errors = False
+    return options
+
+
+_SEARCHING = _options()
+_TESTING = _options()
+_TESTING.never_capture = True
+_SET = _options()
+_SET.never_capture = True
+_SET.max_mem = _SET_MEMORY_BYTES
+
+
+@lru_cache(maxsize=16384)  # a host is merged again whenever one of its Ingresses changes
+def check_pattern(pattern: str) -> int:
+    """The size of its program. Raise ValueError, with the reason as a clause, for a path that can't be used as a regular expression."""
+    if not pattern.startswith("/"):
+        raise ValueError("it does not start with /")
+    if len(pattern) > PATTERN_LIMIT:
+        raise ValueError(f"it is longer than {PATTERN_LIMIT} characters")
+    if not pattern.isascii():
+        raise ValueError("it is not ASCII: write other characters percent-encoded, as %C3%A9")
+    if any(ord(c) <= 32 or ord(c) == 127 for c in pattern):
+        raise ValueError("it contains white space or a control character: write it percent-encoded, as %20")
+    try:
+        compiled = re2.compile(_anchored(pattern), _TESTING)
+    except re2.error as e:
+        raise ValueError(_why(e)) from e
+    if compiled.programsize > PROGRAM_LIMIT:
+        raise ValueError(f"it is too large a regular expression ({compiled.programsize} of {PROGRAM_LIMIT} steps)")
+    size: int = compiled.programsize
+    return size
+
+
+def _anchored(pattern: str) -> bytes:
+    # As ingress-nginx writes it: with a | outside of brackets the anchor belongs to the first alternative alone.
+    return b"^" + pattern.encode("ascii")
+
+
+def _why(error: Exception) -> str:
+    text = error.args[0] if error.args else ""
+    if isinstance(text, bytes):
+        text = text.decode("latin-1")
+    if "(?=" in text or "(?!" in text or "(?<" in text:
+        return f"it looks ahead or behind, which can't be matched in bounded time ({text})"
+    if text.startswith("invalid escape sequence") and text[-1:].isdigit():
+        return f"it refers back to a group, which can't be matched in bounded time ({text})"
+    return f"it is not a regular expression that RE2 understands ({text})"
+
+
+def compile_host_pattern(pattern: str) -> Callable[[bytes], bool]:
+    """Whether a host (lower case, without port) matches: nginx's server_name with a tilde, which isn't anchored."""
+    search = re2.compile(pattern.encode("ascii"), _TESTING).search
+    return lambda host: search(host) is not None
+
+
+class Rewriter:
+    """The groups of a path, for `rewrite-target`. Not anchored, as ingress-nginx has it there: it is only asked for paths that match anyway."""
+
+    __slots__ = ("_pattern", "_search")
+
+    def __init__(self, pattern: str) -> None:
+        self._pattern = pattern
+        self._search: Any = (
+            None  # compiled when it is needed first: 10,000 of them are 30 MB, and most are hardly ever asked
+        )
+
+    def groups(self, path: bytes) -> tuple[bytes, ...] | None:
+        """From `$1` on; a group that took no part is empty. None: the path doesn't match."""
+        search = self._search
+        if search is None:
+            search = self._search = re2.compile(self._pattern.encode("ascii"), _SEARCHING).search
+        match = search(path)
+        return None if match is None else match.groups(b"")
+
+
+class RegexPaths(Generic[T]):
+    """Paths of one host in regex mode. Answers like `PathTrie`; `add` in order of precedence, `finish` before the first match."""
+
+    __slots__ = ("_exact", "_linear", "_patterns", "_set", "_values", "default")
+
+    def __init__(self, default: T | None = None) -> None:
+        self._exact: dict[bytes, T] = {}
+        self._patterns: list[str] = []
+        self._values: list[T] = []
+        self._set: Any = None
+        self._linear: list[Any] | None = None
+        self.default = default
+
+    def add(self, pattern: str, value: T) -> None:
+        """`pattern` passed `check_pattern`."""
+        self._patterns.append(pattern)
+        self._values.append(value)
+
+    def add_exact(self, path: bytes, value: T) -> None:
+        """Goes before all patterns, and means exactly this path."""
+        self._exact.setdefault(path, value)
+
+    def finish(self) -> None:
+        found = re2.Set.SearchSet(_SET)  # unanchored: the patterns say themselves where they begin
+        for pattern in self._patterns:
+            found.Add(_anchored(pattern))
+        found.Add(b"")  # matches everything: without it in the answer, RE2 ran out of memory
+        try:
+            found.Compile()
+        except re2.error:
+            self._fall_back()
+            return
+        self._set = found._set.Match  # the wrapper around it only tells str from bytes
+        if not self._set(b"/"):
+            self._fall_back()
+
+    def _fall_back(self) -> None:
+        """Too large for one automaton: one after the other, with the same result."""
+        self._set = None
+        self._linear = [re2.compile(_anchored(pattern), _TESTING) for pattern in self._patterns]
+
+    def match(self, path: bytes) -> T | None:
+        """The value of the first pattern that matches a normalised path."""
+        value = self._exact.get(path)
+        if value is not None:
+            return value
+        if self._linear is None:
+            found = self._set(path)
+            if found:
+                first = min(found)
+                return self._values[first] if first < len(self._values) else None
+            self._fall_back()
+        for compiled, value in zip(self._linear or (), self._values, strict=True):
+            if compiled.search(path) is not None:
+                return value
+        return None
+
+    def candidates(self, path: bytes) -> list[T]:
+        """Every rule that matches, best first: what `explain` shows. Not for the hot path."""
+        exact = self._exact.get(path)
+        found = [] if exact is None else [exact]
+        for pattern, value in zip(self._patterns, self._values, strict=True):
+            if re2.compile(_anchored(pattern), _TESTING).search(path) is not None:
+                found.append(value)
+        return found
