@@ -9,7 +9,16 @@ from ingress.exchange import DirectResponse, Exchange
 from ingress.middleware import tls_redirect
 from ingress.middleware.base import Scope
 from ingress.routing.https import HSTS, TLS_REDIRECT, RedirectWhen, StrictTransport, TLSRedirect
-from ingress.routing.table import Feature, HostPattern, HostRoutes, PathType, Route, RoutingTable, UpstreamKey
+from ingress.routing.table import (
+    Feature,
+    HostAlias,
+    HostPattern,
+    HostRoutes,
+    PathType,
+    Route,
+    RoutingTable,
+    UpstreamKey,
+)
 from tests.proxy.support import Proxy, routes
 
 ACME = "/.well-known/acme-challenge"
@@ -181,6 +190,19 @@ async def test_a_route_of_its_own_mind() -> None:
         for target, status in ((b"/", 308), (b"/plain", 200)):
             await client.send(b"GET %b HTTP/1.1\r\nHost: a.test\r\n\r\n" % target)
             assert (await client.response()).status == status
+
+
+async def test_aliases_are_redirected_if_the_certificate_is_for_them() -> None:
+    async with Proxy() as proxy:
+        backend = await proxy.backend()
+        table = secured(routes({"/": [backend]}, host="a.test"))
+        names = [HostAlias(HostPattern("b.test"), HostPattern("a.test"), certificate=True)]
+        names.append(HostAlias(HostPattern("c.test"), HostPattern("a.test")))
+        proxy.plane.swap(msgspec.structs.replace(table, aliases={alias.pattern: alias for alias in names}))
+        client = await proxy.client()
+        found = await client.get("/x", "b.test")
+        assert (found.status, found.value("location")) == (308, b"https://b.test/x")
+        assert (await client.get("/x", "c.test")).status == 200
 
 
 async def test_hosts_without_tls_have_no_hooks() -> None:

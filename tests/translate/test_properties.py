@@ -259,9 +259,11 @@ def test_tables_hold_together(objects: list[KubernetesObject], config: Translate
     assert set(table.certificates) == shown | {table.default_certificate} - {None}
     for host, tls in table.tls_hosts.items():
         assert tls.host == host
-        assert host in table.hosts
+        assert host in table.hosts or host in table.aliases
         assert not tls.passthrough or tls.passthrough in table.upstreams
-        assert table.hosts[host].certificate or not tls.certificates
+        if tls.certificates:
+            alias = table.aliases.get(host)
+            assert alias.certificate if alias is not None else host in table.hosts
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
