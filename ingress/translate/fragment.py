@@ -230,7 +230,9 @@ class _Builder:
                 VerdictReason.INVALID_OBJECT,
                 "It has neither rules nor a default backend, so it serves nothing.",
             )
-        certificates = SectionReader(ingress, context.certificates, context.objects, report).read(hosts)
+        certificates: Mapping[HostPattern, HostCertificates] = {}
+        if spec.tls:
+            certificates = SectionReader(ingress, context.certificates, context.objects, report).read(hosts)
         return Fragment(
             ingress.ref,
             ingress.origin,
