@@ -16,6 +16,7 @@ from ingress.routing.regex import compile_host_pattern
 from ingress.routing.table import (
     ANY_HOST,
     Balancing,
+    CanaryRule,
     HostPattern,
     HostRoutes,
     Route,
@@ -50,6 +51,15 @@ class FeatureDump(msgspec.Struct, frozen=True):
     policy: dict[str, Any] | None  # null: not shown, it may hold credentials
 
 
+class CanaryDump(msgspec.Struct, frozen=True):
+    namespace: str
+    ingress: str
+    service: str
+    port: str
+    upstream: UpstreamKey | None
+    rule: CanaryRule
+
+
 class RouteDump(msgspec.Struct, frozen=True):
     host: HostPattern
     path: str
@@ -64,6 +74,7 @@ class RouteDump(msgspec.Struct, frozen=True):
     closed_reason: str
     pattern: str  # of a host in regex mode; empty: `path` is matched by `path_type`
     features: list[FeatureDump]  # what acts on its requests
+    canaries: list[CanaryDump]  # in the order in which they are asked
 
 
 class HostDump(msgspec.Struct, frozen=True):
@@ -146,6 +157,10 @@ def _route(r: Route) -> RouteDump:
         closed_reason=r.closed_reason,
         pattern=r.pattern,
         features=[FeatureDump(f.name, f.policy if f.name in _SHOWN else None) for f in r.features],
+        canaries=[
+            CanaryDump(c.route.namespace, c.route.ingress, c.route.service, c.route.port, c.route.upstream, c.rule)
+            for c in r.canaries
+        ],
     )
 
 
@@ -252,7 +267,8 @@ def dump_table(
         keys = set(table.upstreams)
     else:
         routes = [r for h in hosts for r in (*h.routes, h.default) if r] + ([default] if default else [])
-        keys = {r.upstream for r in routes if r.upstream is not None and r.upstream in table.upstreams}
+        named = {r.upstream for r in routes} | {c.route.upstream for r in routes for c in r.canaries}
+        keys = {key for key in named if key is not None and key in table.upstreams}
     aliases = _aliases(table)
     return _pretty(
         TableDump(

@@ -178,7 +178,7 @@ class Forwarder:
             return
         hooks = route.request_hooks
         if not hooks or self._run_hooks(exchange, hooks, 0):
-            self._proxy(exchange, route, now)
+            self._proxy(exchange, exchange.route, now)  # a canary may have been chosen
 
     def _certificate_holds(self, exchange: Exchange, snapshot: Snapshot) -> bool:
         """Whether the client was asked for a certificate in the handshake as the host of the request demands it."""

@@ -25,6 +25,7 @@ from ingress.metrics import RouteStats, UpstreamStats, WorkerMetrics
 from ingress.middleware import registry
 from ingress.middleware.base import Hooks, Phase, Scope, Services
 from ingress.middleware.satisfy import join as join_access
+from ingress.proxy import canary
 from ingress.proxy.sessions import CookieSessions
 from ingress.routing.regex import RegexPaths, compile_host_pattern
 from ingress.routing.table import (
@@ -246,12 +247,17 @@ class UpstreamRuntime:
         return state
 
 
+AllHooks = tuple[tuple[RequestHook, ...], tuple[ResponseHook, ...], tuple[ErrorHook, ...]]
+NO_HOOKS: AllHooks = ((), (), ())
+
+
 class LinkedRoute:
     """A route bound to what serving it needs. Immutable but for what hangs behind `upstream` and `stats`."""
 
     __slots__ = (
         "body_limit_bytes",
         "error_hooks",
+        "main",
         "policy",
         "request_hooks",
         "response_hooks",
@@ -281,6 +287,7 @@ class LinkedRoute:
         self.request_hooks = request_hooks
         self.response_hooks = response_hooks
         self.error_hooks = error_hooks
+        self.main: LinkedRoute | None = None  # of a canary: the route that it has its share of
         self.status = route.closed_status if upstream is None else 0  # what to answer when there is no upstream
 
 
@@ -478,14 +485,28 @@ class Runtime:
         upstream = None if route.upstream is None else self.upstreams[route.upstream]
         stats = self._metrics.route(route.namespace, route.ingress, route.service, route.port)
         features = route.features if host is None else merge_features(host.features, route.features)
-        if not features:
-            return LinkedRoute(route, upstream, stats, rule)
         certificate = host is not None and host.certificate
-        return LinkedRoute(route, upstream, stats, rule, *self._hooks(route, features, certificate))
+        hooks = self._hooks(route, features, certificate) if features else NO_HOOKS
+        linked = LinkedRoute(route, upstream, stats, rule, *hooks)
+        if route.canaries and upstream is not None:
+            linked.request_hooks += (canary.hook(self._split(linked)),)
+        return linked
 
-    def _hooks(
-        self, route: Route, features: tuple[Feature, ...], certificate: bool
-    ) -> tuple[tuple[RequestHook, ...], tuple[ResponseHook, ...], tuple[ErrorHook, ...]]:
+    def _split(self, main: LinkedRoute) -> canary.CanarySplit[LinkedRoute]:
+        """Canaries have the hooks of their main route, and counters of their own."""
+        targets = []
+        for found in main.route.canaries:
+            route = found.route
+            upstream = None if route.upstream is None else self.upstreams[route.upstream]
+            stats = self._metrics.route(route.namespace, route.ingress, route.service, route.port)
+            target = LinkedRoute(
+                route, upstream, stats, main.retry, main.request_hooks, main.response_hooks, main.error_hooks
+            )
+            target.main = main
+            targets.append((target, found.rule))
+        return canary.CanarySplit(main, targets, self._rng)
+
+    def _hooks(self, route: Route, features: tuple[Feature, ...], certificate: bool) -> AllHooks:
         """Those of `features`, in the order in which they are called. What can't be bound closes the route: a bug must not open it."""
         scope = Scope(route, self.services, self._live, certificate)
         request: list[RequestHook] = []

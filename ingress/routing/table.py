@@ -134,6 +134,30 @@ WWW_REDIRECT = "www-redirect"
 """Names of the features that `translate` makes itself, because they are a host's and not an Ingress's."""
 
 
+class CanaryRule(msgspec.Struct, frozen=True):
+    """Which requests of a route a canary gets, in the order of ingress-nginx: by header, by cookie, by weight.
+
+    A header or cookie of value `always` chooses it, `never` rules it out, anything else is no answer. With `header_value`, or else
+    `header_pattern` (RE2, searched for), the header chooses it by its value instead. `weight` is a share of `weight_total`, drawn for each request.
+    `sticky`: sessions of the main route belong to one of the two, and stay there.
+    """
+
+    header: str = ""
+    header_value: str = ""
+    header_pattern: str = ""
+    cookie: str = ""
+    weight: int = 0
+    weight_total: int = 100
+    sticky: bool = True
+
+
+class Canary(msgspec.Struct, frozen=True):
+    """`route` is the main one's but for Ingress, Service and upstream."""
+
+    route: "Route"
+    rule: CanaryRule
+
+
 class Route(msgspec.Struct, frozen=True):
     """One path of one host. `path` is normalised (`routing.path.normalize`) and starts with `/`.
 
@@ -153,6 +177,7 @@ class Route(msgspec.Struct, frozen=True):
     closed_reason: str = ""
     features: tuple[Feature, ...] = ()  # in the order in which they act
     pattern: str = ""  # regular expression, less its anchor; empty: `path` is matched by `path_type`
+    canaries: tuple[Canary, ...] = ()  # in the order in which they are asked
 
     @property
     def id(self) -> str:

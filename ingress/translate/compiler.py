@@ -34,7 +34,7 @@ from ingress.model import (
 )
 from ingress.model.cluster import NamespacedName
 from ingress.routing.table import HostAlias, HostPattern, HostRoutes, Route, RoutingTable, Upstream, UpstreamKey
-from ingress.translate.backends import BuiltUpstream, build_upstream
+from ingress.translate.backends import BuiltUpstream, UpstreamSpec, build_upstream
 from ingress.translate.classes import Claim, ClassIndex
 from ingress.translate.conflicts import by_precedence, choose_catch_all, merge_host
 from ingress.translate.context import Context, allowed_middleware, objects_of
@@ -142,6 +142,7 @@ class _Memory:
         self._users: dict[
             UpstreamKey, set[NamespacedName]
         ] = {}  # Ingresses that name it, even if they lost their paths
+        self._derived: dict[UpstreamKey, UpstreamSpec] = {}  # of upstreams that no fragment names (`canaries`)
         self._built: dict[UpstreamKey, BuiltUpstream] = {}
         self._upstreams: dict[UpstreamKey, Upstream] = {}
         self._upstream_digests: dict[UpstreamKey, bytes] = {}
@@ -177,10 +178,10 @@ class _Memory:
             recheck.add(key)
 
         wanted: set[UpstreamKey] = set()  # upstreams that came or went
-        if kinds is None or Kind.SECRET in kinds:
-            self._tls.update_default(objects_of(state))
+        redone = (kinds is None or Kind.SECRET in kinds) and self._tls.update_default(objects_of(state))
         hosts_changed = self._merge_hosts(dirty_hosts, wanted)
-        if dirty_hosts and (self._deriving or self._aliases or self._twins):
+        derived = self._deriving or self._aliases or self._twins or ("derived", "") in self._verdicts
+        if derived and (dirty_hosts or redone):
             hosts_changed |= self._derive_hosts()
         if len(self._claimants) > 1 and (kinds is None or kinds & _BACKING or resolved_changed):
             catch_all_dirty = True  # who has endpoints decides
@@ -388,7 +389,12 @@ class _Memory:
             if members:
                 fragments = by_precedence(members.values())
                 merged = merge_host(host, fragments)
-                new: HostRoutes | None = self._tls.merge(merged.routes, fragments)
+                new: HostRoutes | None = None
+                if merged.routes is not None:
+                    new = self._tls.merge(merged.routes, [f for f in fragments if f.canary is None])
+                else:
+                    self._tls.remove(host)
+                self._derived.update(merged.derived)
                 self._verdicts.put(("host", host), merged.verdicts)
             else:
                 del self._members[host]
@@ -476,6 +482,7 @@ class _Memory:
             new = self._build(key, state) if self._references.get(key) else None
             if new is None:
                 self._references.pop(key, None)
+                self._derived.pop(key, None)
             if old is None and new is None:
                 continue
             if (old.why_empty if old is not None else None) != (new.why_empty if new is not None else None):
@@ -498,9 +505,9 @@ class _Memory:
 
     def _build(self, key: UpstreamKey, state: ClusterState) -> BuiltUpstream | None:
         users = self._users.get(key)
-        if not users:
+        spec = self._fragments[next(iter(users))].uses[key].spec if users else self._derived.get(key)
+        if spec is None:
             return None
-        spec = self._fragments[next(iter(users))].uses[key].spec
         try:
             return build_upstream(spec, state, self._settings)
         except Exception as e:
@@ -612,8 +619,9 @@ def _upstreams_of_host(host: HostRoutes | None) -> Iterable[UpstreamKey]:
     if host is None:
         return
     for route in host.routes:
-        if route.upstream is not None:
-            yield route.upstream
+        yield from _upstreams_of_route(route)
+        for canary in route.canaries:
+            yield from _upstreams_of_route(canary.route)
     yield from _upstreams_of_route(host.default)
 
 

@@ -19,6 +19,7 @@ from ingress.routing.https import CLIENT_CERTIFICATE, TLS_REDIRECT, ClientCertif
 from ingress.routing.table import (
     ANY_HOST,
     APP_ROOT,
+    CanaryRule,
     Feature,
     HostPattern,
     PathType,
@@ -84,6 +85,7 @@ class Fragment:
     verdicts: tuple[Verdict, ...] = ()
     references: frozenset[ObjectRef] = frozenset()  # Secrets and ConfigMaps that decide about it, existing or not
     ask: HostAsk = NO_HOST_ASK
+    canary: CanaryRule | None = None  # its routes take a share of others' (`canaries`), and are none by themselves
     certificates: Mapping[HostPattern, HostCertificates] = field(
         default_factory=dict
     )  # of its hosts, by its tls section
@@ -216,7 +218,14 @@ class _Builder:
         if self._policy.host.app_root:
             for host, part in hosts.items():
                 part.app_root = self._app_root(host)
-        if spec.default_backend is not None:
+        if self._policy.canary is not None:
+            if spec.default_backend is not None:
+                report.warning(
+                    "spec.defaultBackend",
+                    VerdictReason.UNSUPPORTED_FIELD,
+                    "A canary has no default backend of its own: it has no effect.",
+                )
+        elif spec.default_backend is not None:
             default = self._default_backend(spec.default_backend)
             if default is not None:
                 if not rules:
@@ -231,7 +240,7 @@ class _Builder:
                 "It has neither rules nor a default backend, so it serves nothing.",
             )
         certificates: Mapping[HostPattern, HostCertificates] = {}
-        if spec.tls:
+        if spec.tls and self._policy.canary is None:  # a canary's host is that of its main Ingress
             certificates = SectionReader(ingress, context.certificates, context.objects, report).read(hosts)
         return Fragment(
             ingress.ref,
@@ -244,6 +253,7 @@ class _Builder:
             report.verdicts(),
             references,
             self._policy.host,
+            self._policy.canary,
             certificates,
             self._policy.tls,
         )

@@ -50,7 +50,7 @@ KNOWN: dict[str, Known] = {
     "default-backend": _unsupported("a backend without endpoints is answered with 503"),
     "service-upstream": _unsupported("requests go to the endpoints, not to the cluster IP", OFF),
     # sessions and balancing (the rest is read)
-    "affinity-canary-behavior": _unsupported(),
+    "affinity-canary-behavior": _unsupported(_NO_CANARY),
     "session-cookie-conditional-samesite-none": _unsupported("SameSite=None is sent to every browser", OFF),
     "upstream-hash-by-subset": _unsupported("every key has one endpoint instead of a subset", OFF),
     "upstream-hash-by-subset-size": _unsupported("every key has one endpoint instead of a subset"),

@@ -17,6 +17,7 @@ from ingress.routing.table import (
     UpstreamProtocol,
 )
 from ingress.translate.annotations import hosts, values
+from ingress.translate.annotations.canary import read_canary
 from ingress.translate.annotations.hash_key import parse_hash_key
 from ingress.translate.annotations.known import INSTEAD, KNOWN, SNIPPETS, Handling, lookup
 from ingress.translate.annotations.policy import (
@@ -111,8 +112,11 @@ def parse_annotations(
         lambda name: context.allows_middleware(ingress_class, name),
     )
     reader = _Reader(found, report, context.parsers)
-    if _is_canary(reader):
+    canary = read_canary(reader)
+    if canary is True:
         return AnnotationPolicy(left_out=True)
+    if canary:
+        return AnnotationPolicy(ask=_upstream_ask(reader), canary=canary)
     ask = _upstream_ask(reader)
     host_ask = hosts.read_host_ask(reader)
     traffic = _traffic(reader, context.options.traffic)
@@ -182,31 +186,6 @@ class _Reader:
 
     def _all_names(self) -> list[str]:
         return sorted({*_ALL_NAMES, *(name for parser in self._parsers for name in parser.annotations)})
-
-
-def _is_canary(reader: _Reader) -> bool:
-    """A canary shares host and path with the main Ingress: as a rule of its own it would be in conflict, or take all traffic."""
-    entry = reader.found.pop("canary", None)
-    if entry is None:
-        return False
-    key, value = entry
-    try:
-        canary = values.boolean(value)
-    except ValueError as e:
-        reader.invalid(
-            key,
-            value,
-            f"The value of {shown(key)} can't be used: {e}. The Ingress is left out, as it may be meant as a canary.",
-        )
-        return True
-    if canary:
-        reader.report.error(
-            field_of(key),
-            VerdictReason.UNSUPPORTED_ANNOTATION,
-            "Canaries are not supported yet: the Ingress is left out, and all traffic goes to the main one.",
-            value,
-        )
-    return canary
 
 
 def _upstream_ask(reader: _Reader) -> UpstreamAsk:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import msgspec
 
 from ingress.model import ObjectRef
-from ingress.routing.table import CookieAffinity, Feature, LoadBalance, TrafficPolicy, UpstreamProtocol
+from ingress.routing.table import CanaryRule, CookieAffinity, Feature, LoadBalance, TrafficPolicy, UpstreamProtocol
 from ingress.translate.annotations.hosts import NO_HOST_ASK, HostAsk
 from ingress.translate.annotations.tls import NO_ASK, TLSAsk
 from ingress.translate.options.model import DEFAULT_OPTIONS
@@ -37,6 +37,7 @@ class AnnotationPolicy:
     closed_status: int = 503
     closed_reason: str = ""
     left_out: bool = False
+    canary: CanaryRule | None = None  # it is one: nothing else but `ask` counts
     features: tuple[Feature, ...] = ()
     host: HostAsk = NO_HOST_ASK
     tls: TLSAsk = NO_ASK

@@ -153,8 +153,8 @@ class TLSLayer:
 
     # ---- the default certificate ----
 
-    def update_default(self, objects: Callable[[ObjectRef], KubernetesObject | None]) -> None:
-        """Look at its Secret again."""
+    def update_default(self, objects: Callable[[ObjectRef], KubernetesObject | None]) -> bool:
+        """Look at its Secret again; True if it is another one."""
         pair: KeyPair | None = None
         ref = self._default_ref
         if ref is not None:
@@ -173,7 +173,7 @@ class TLSLayer:
             self._verdicts.put(("default certificate", ""), report.verdicts())
         default = self._fallback if pair is None else pair.certificate
         if default == self._default:
-            return
+            return False
         self._changed = True
         self._default, self._default_pair = default, pair
         # The fallback is made anew at every start, and replicas with one configuration shall have one id.
@@ -181,6 +181,7 @@ class TLSLayer:
         digest = part_digest(_DEFAULT, text) if text else None
         self._digest.replace(self._default_digest, digest)
         self._default_digest = digest
+        return True
 
     @property
     def default_certificate(self) -> CertificateKey | None:

@@ -313,6 +313,14 @@ def test_the_default_certificate_may_be_for_an_alias() -> None:
     }
 
 
+def test_a_default_certificate_that_comes_later_may_be_for_an_alias() -> None:
+    cluster = Cluster(aliased("b.test", secret=""), default_certificate=("default", "default"))
+    assert not cluster.result.table.aliases[HostPattern("b.test")].certificate
+    cluster.change(tls_secret(B, "default"))
+    assert cluster.result.table.aliases[HostPattern("b.test")].certificate
+    assert cluster.agrees()
+
+
 def test_twins_show_the_certificate_that_is_for_them() -> None:
     both = certificate("a.test", "www.a.test", number=32)
     asking = aliased(**{"aioingress.io/from-to-www-redirect": "true"})
