@@ -420,13 +420,10 @@ class _Memory:
         """Aliases and twins, all anew: few Ingresses ask for them, and each depends on which hosts there are."""
         derived = derive_hosts(self._deriving.values(), self._hosts, self._options.http_redirect_code)
         self._verdicts.put(("derived", ""), tuple(derived.verdicts))
-        aliases = {
+        derived.aliases = {
             name: msgspec.structs.replace(alias, certificate=self._tls.is_certified(name, alias.host))
             for name, alias in derived.aliases.items()
         }
-        derived.aliases = aliases
-        names = {name: alias.host for name, alias in aliases.items() if not name.startswith("~")}
-        self._tls.derive(names | derived.twin_of)
         if derived.aliases == self._aliases and derived.twins == self._twins:
             return False
         digests = {(_ALIAS, name): part_digest(_ALIAS, alias) for name, alias in derived.aliases.items()}

@@ -18,7 +18,6 @@ from ingress.translate.report import shown
 class DerivedHosts:
     aliases: dict[HostPattern, HostAlias] = field(default_factory=dict)
     twins: dict[HostPattern, HostRoutes] = field(default_factory=dict)
-    twin_of: dict[HostPattern, HostPattern] = field(default_factory=dict)  # the host that a twin redirects to
     verdicts: list[Verdict] = field(default_factory=list)
 
 
@@ -67,7 +66,6 @@ def _add_twin(
                 twin, "/", PathType.PREFIX, namespace, name, "", "", None, closed_status=404, features=(feature,)
             )
             derived.twins[twin] = HostRoutes(twin, (route,))
-            derived.twin_of[twin] = host
         return
     derived.verdicts.append(_verdict(fragment, "from-to-www-redirect", why, host, VerdictReason.INVALID_ANNOTATION))
 

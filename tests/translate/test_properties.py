@@ -259,11 +259,9 @@ def test_tables_hold_together(objects: list[KubernetesObject], config: Translate
     assert set(table.certificates) == shown | {table.default_certificate} - {None}
     for host, tls in table.tls_hosts.items():
         assert tls.host == host
-        assert host in table.hosts or host in table.aliases
+        assert host in table.hosts
         assert not tls.passthrough or tls.passthrough in table.upstreams
-        if tls.certificates:
-            alias = table.aliases.get(host)
-            assert alias.certificate if alias is not None else host in table.hosts
+        assert table.hosts[host].certificate or not tls.certificates
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])

@@ -1,6 +1,6 @@
 """The compiler's memory of TLS: what each host came to, which certificates are in use, the default one. Kept up host by host."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -58,7 +58,6 @@ class TLSLayer:
         self._default_digest: bytes | None = None
         self._changed = True
         self._changed_wildcards: set[HostPattern] = set()
-        self._derived: dict[HostPattern, TLSHost] = {}  # aliases and twins
 
     def use_options(self, options: Options) -> None:
         """Those in force. When they are others, all hosts have to be merged again."""
@@ -118,33 +117,12 @@ class TLSLayer:
         found, self._changed_wildcards = self._changed_wildcards, set()
         return found
 
-    # ---- names that no rule has ----
-
     def is_certified(self, name: HostPattern, host: HostPattern) -> bool:
         """Whether the certificate that is configured for `host` is for `name` too."""
         merged = self._merged.get(host, NO_TLS)
         if merged.chosen or not merged.certificate or self._default_pair is None:
             return any(covers(one.pair.facts.names, name) for one in merged.chosen)
         return covers(self._default_pair.facts.names, name)
-
-    def derive(self, names: Mapping[HostPattern, HostPattern]) -> None:
-        """Further names and the host that each stands for: they show its certificate where that is for them, and ask for clients' as it does."""
-        derived: dict[HostPattern, TLSHost] = {}
-        for name, host in names.items():
-            merged = self._merged.get(host, NO_TLS)
-            certified = tuple(one.pair.certificate.key for one in merged.chosen if covers(one.pair.facts.names, name))
-            if merged.host is not None and (certified or is_special(merged.host)):
-                derived[name] = msgspec.structs.replace(merged.host, host=name, certificates=certified)
-        if derived == self._derived:
-            return
-        self._changed = True
-        for name in derived.keys() | self._derived.keys():
-            before, after = self._derived.get(name), derived.get(name)
-            self._digest.replace(
-                None if before is None else part_digest(_HOST, before),
-                None if after is None else part_digest(_HOST, after),
-            )
-        self._derived = derived
 
     def forget(self, secret: ObjectRef) -> None:
         """No Ingress names it any more."""
@@ -201,8 +179,7 @@ class TLSLayer:
         return found
 
     def hosts(self) -> dict[HostPattern, TLSHost]:
-        found = {host: merged.host for host, merged in self._merged.items() if merged.host is not None}
-        return found | self._derived
+        return {host: merged.host for host, merged in self._merged.items() if merged.host is not None}
 
     def uses(self) -> tuple[CertificateUse, ...]:
         """Sorted by host."""
