@@ -71,6 +71,7 @@ def find_peers(text: str, finder: Finder) -> tuple[list[Found], list[str]]:
 
 def find_generators(finder: Finder) -> dict[Generator, Path]:
     found = {generator: finder.find(generator.value) for generator in Generator}
+    found[Generator.TLS_CLIENT] = Path(sys.executable)
     return {generator: path for generator, path in found.items() if path is not None}
 
 

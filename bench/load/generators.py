@@ -109,6 +109,25 @@ def parse_h2load(output: str, log: str) -> Load:
     )
 
 
+def parse_tls_client(output: str, resume: bool) -> Load:
+    """Raise BenchError when sessions were resumed that shouldn't be, or the other way round: it would be another scenario."""
+    found = json.loads(output)
+    durations = found["latencies_ms"]
+    if not durations:
+        raise BenchError("no TLS connection was made")
+    share = found["resumed"] / len(durations)
+    if not (share > 0.9 if resume else share == 0):
+        raise BenchError(f"{share:.0%} of the TLS sessions were resumed")
+    return Load(
+        requests=len(durations),
+        seconds=found["seconds"],
+        p50_ms=percentile(durations, 50),
+        p99_ms=percentile(durations, 99),
+        status_errors=found["status_errors"],
+        socket_errors=found["socket_errors"],
+    )
+
+
 class LoadGenerator:
     """Runs one generator pinned to `cores` against a port of 127.0.0.1."""
 
@@ -130,7 +149,11 @@ class LoadGenerator:
                 return parse_wrk(
                     self._output(
                         [binary, "-t1", f"-c{scenario.connections}", f"-d{whole_s}s", "--timeout", "10s"]
-                        + ["-s", str(script), f"http://127.0.0.1:{port}{scenario.path}"],
+                        + [
+                            "-s",
+                            str(script),
+                            f"{'https' if scenario.tls else 'http'}://127.0.0.1:{port}{scenario.path}",
+                        ],
                         limit_s=whole_s + 30,
                     )
                 )
@@ -145,6 +168,15 @@ class LoadGenerator:
                     limit_s=whole_s + 30,
                 )
                 return parse_h2load(output, log.read_text() if log.exists() else "")
+
+            case Generator.TLS_CLIENT:
+                client = [binary, "-m", "bench.support.tls", f"--port={port}", f"--host={site.hosts[0]}"]
+                client += [
+                    f"--path={scenario.path}",
+                    f"--seconds={whole_s}",
+                    *(["--resume"] if scenario.resume else []),
+                ]
+                return parse_tls_client(self._output(client, limit_s=whole_s + 30), scenario.resume)
 
     def _output(self, argv: list[str], limit_s: float) -> str:
         try:

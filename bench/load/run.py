@@ -1,6 +1,7 @@
 """Starts the proxies, runs the rounds, keeps the samples. One proxy is under load at any moment; the others idle."""
 
 import contextlib
+import dataclasses
 import sys
 import time
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from bench.load.scenarios import Scenario
 from bench.load.site import Site, many_routes, one_route
 from bench.support.controller import status_of, wait_for_status
 from bench.support.processes import BenchError, PortAllocator, ProcessTree, core_busy_s
+from bench.support.tls import make_certificate
 
 DIRECT = "direct"  # the load generator straight at the backend: the ceiling
 READY_LIMIT_S = 180.0
@@ -69,7 +71,7 @@ def check_routes(name: str, port: int, site: Site) -> None:
     if "/" not in site.paths:
         expected.append((site.hosts[0], "/unknown", 404))
     for host, path, status in expected:
-        found = status_of(port, path, host)
+        found = status_of(port, path, host, tls=site.tls is not None)
         if found != status:
             raise BenchError(f"{name}: {host}{path} gave {found}, expected {status}")
 
@@ -101,8 +103,12 @@ def run_scenario(
 ) -> list[Series]:
     """Rounds interleaved over the proxies (A B C, A B C, …), so that a slow minute of the machine hits all of them."""
     site = many_routes(backend_port) if scenario.many_routes else one_route(backend_port)
-    running: dict[str, tuple[int, ProcessTree | None]] = {DIRECT: (backend_port, None)}
-    series = {DIRECT: Series(DIRECT), **{item.peer.name: Series(item.peer.name) for item in found}}
+    if scenario.tls:
+        (folder / scenario.name).mkdir()
+        site = dataclasses.replace(site, tls=make_certificate(folder / scenario.name, site.hosts[0]))
+    # The backend speaks no TLS: there is no ceiling to show.
+    running: dict[str, tuple[int, ProcessTree | None]] = {} if scenario.tls else {DIRECT: (backend_port, None)}
+    series = {**{name: Series(name) for name in running}, **{item.peer.name: Series(item.peer.name) for item in found}}
     with contextlib.ExitStack() as stack:
         for item in found:
             name = item.peer.name
@@ -115,7 +121,7 @@ def run_scenario(
                 process = start(name, launch, home, plan.proxy_cores)
                 stack.callback(process.stop)
                 host, path = site.targets(1)[0]
-                wait_for_status(process, port, path, host=host, limit_s=READY_LIMIT_S)
+                wait_for_status(process, port, path, host=host, limit_s=READY_LIMIT_S, tls=scenario.tls)
                 check_routes(name, port, site)
             except BenchError as error:
                 series[name].failure = str(error)

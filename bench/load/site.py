@@ -6,6 +6,8 @@ is then routing alone.
 
 from dataclasses import dataclass
 
+from bench.support.tls import TLSFiles
+
 SERVICE = "app"
 
 
@@ -17,6 +19,7 @@ class Site:
     hosts: tuple[str, ...]
     paths: tuple[str, ...]
     backend_port: int  # on 127.0.0.1
+    tls: TLSFiles | None = None  # the port speaks TLS, with this certificate for every name and none
 
     @property
     def routes(self) -> int:
@@ -29,8 +32,8 @@ class Site:
         return [(self.hosts[i // len(self.paths)], self.paths[i % len(self.paths)]) for i in picked][:count]
 
 
-def one_route(backend_port: int) -> Site:
-    return Site("one-route", ("bench.example.com",), ("/",), backend_port)
+def one_route(backend_port: int, tls: TLSFiles | None = None) -> Site:
+    return Site("one-route", ("bench.example.com",), ("/",), backend_port, tls)
 
 
 def many_routes(backend_port: int, hosts: int = 1000, paths: int = 10) -> Site:

@@ -5,6 +5,7 @@ from random import Random
 
 import msgspec
 
+from bench.micro import tls
 from bench.micro.plumbing import BROWSER, SMALL, exchange
 from bench.micro.runner import Case
 from ingress.balancing.base import EndpointState
@@ -203,4 +204,5 @@ CASES = (
     Case("encode a delta, one edit", _encode_delta),
     Case("decode a delta, one edit", _decode_delta),
     Case("encode a table of 10,000 routes", _encode_table),
+    *(Case(name, prepare) for name, prepare in tls.layers().items()),
 )

@@ -33,7 +33,7 @@ class _Nowhere:
     def set_write_buffer_limits(self, high: int) -> None: ...
 
     def get_extra_info(self, name: str) -> object:
-        return ("127.0.0.1", 40000)
+        return None if name == "tls" else ("127.0.0.1", 40000)
 
     def is_closing(self) -> bool:
         return False

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.support.processes import BenchError, PortAllocator, ProcessTree
+from bench.support.tls import unverified
 
 
 def available() -> bool:
@@ -29,9 +30,15 @@ def arguments(source: Sequence[str], http_port: int, https_port: int, admin_port
     ]
 
 
-def status_of(port: int, path: str, host: str = "127.0.0.1", address: str = "127.0.0.1") -> int | None:
-    """Status of one GET on a connection of its own; None when nobody answers within 5 s."""
-    connection = http.client.HTTPConnection(address, port, timeout=5.0)
+def status_of(
+    port: int, path: str, host: str = "127.0.0.1", address: str = "127.0.0.1", *, tls: bool = False
+) -> int | None:
+    """Status of one GET on a connection of its own; None when nobody answers within 5 s. `tls`: whatever certificate is shown."""
+    connection = (
+        http.client.HTTPSConnection(address, port, timeout=5.0, context=unverified())
+        if tls
+        else http.client.HTTPConnection(address, port, timeout=5.0)
+    )
     try:
         connection.request("GET", path, headers={"Host": host, "Connection": "close"})
         response = connection.getresponse()
@@ -51,12 +58,13 @@ def wait_for_status(
     host: str = "127.0.0.1",
     address: str = "127.0.0.1",
     limit_s: float = 60.0,
+    tls: bool = False,
 ) -> None:
     """Wait for a 200. Poll every 5 ms; raise BenchError when the process ends or `limit_s` is over."""
     deadline = time.monotonic() + limit_s
     last: int | None = None
     while time.monotonic() < deadline:
-        last = status_of(port, path, host, address)
+        last = status_of(port, path, host, address, tls=tls)
         if last == 200:
             return
         process.require_alive()

@@ -48,6 +48,16 @@ def ingress(
     }
 
 
+def tls_secret(name: str, certificate: Path, key: Path) -> Object:
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": name, "namespace": NAMESPACE},
+        "type": "kubernetes.io/tls",
+        "stringData": {"tls.crt": certificate.read_text(), "tls.key": key.read_text()},
+    }
+
+
 def service(name: str) -> Object:
     """Without a selector: its endpoints are written by hand."""
     return {

@@ -12,7 +12,7 @@ import msgspec
 
 from ingress.errors import Severity, Verdict, VerdictReason
 from ingress.model.ref import Kind
-from ingress.routing.regex import compile_host_pattern
+from ingress.routing.alias import alias_of
 from ingress.routing.table import (
     ANY_HOST,
     Balancing,
@@ -229,15 +229,14 @@ def host_pattern(table: RoutingTable, asked: str) -> HostPattern | None:
     `asked` may also be a pattern, and may carry a port.
     """
     host = _bare(asked)
-    wildcard = "*." + host.partition(".")[2]
-    for pattern in (HostPattern(host), HostPattern(wildcard)):
-        if pattern in table.hosts:
-            return pattern
-        if pattern in table.aliases:
-            return table.aliases[pattern].host
-    for alias in sorted(table.aliases.values(), key=lambda alias: alias.rank):
-        if alias.pattern.startswith("~") and host.isascii() and compile_host_pattern(alias.pattern[1:])(host.encode()):
-            return alias.host
+    if HostPattern(host) in table.hosts:
+        return HostPattern(host)
+    aliased = alias_of(table, host)
+    if aliased is not None:
+        return aliased
+    wildcard = HostPattern("*." + host.partition(".")[2])
+    if wildcard in table.hosts:
+        return wildcard
     return ANY_HOST if ANY_HOST in table.hosts else None
 
 

@@ -27,7 +27,7 @@ from ingress.middleware.base import Hooks, Phase, Scope, Services
 from ingress.middleware.satisfy import join as join_access
 from ingress.proxy import canary
 from ingress.proxy.sessions import CookieSessions
-from ingress.routing.regex import RegexPaths, compile_host_pattern
+from ingress.routing.regex import RegexPaths, find_host
 from ingress.routing.table import (
     AffinityMode,
     Balancing,
@@ -461,10 +461,7 @@ class Runtime:
 
     def _set_aliases(self, hosts: HostIndex[LinkedRoute], table: RoutingTable) -> None:
         """Let every alias lead to the paths that its host has now; paths of its own, where the certificate of the host is not for it."""
-        if not table.aliases:
-            hosts.set_regex(())
-            return
-        expressions: list[tuple[Callable[[bytes], bool], PathIndex[LinkedRoute]]] = []
+        expressions: list[tuple[str, PathIndex[LinkedRoute]]] = []
         for alias in sorted(table.aliases.values(), key=lambda alias: alias.rank):
             paths = hosts.get(alias.host)
             if paths is None:
@@ -473,10 +470,10 @@ class Runtime:
             if routes is not None and routes.certificate and not alias.certificate:
                 paths = self._paths(msgspec.structs.replace(routes, certificate=False), table.default)
             if alias.pattern.startswith("~"):
-                expressions.append((compile_host_pattern(alias.pattern[1:]), paths))
+                expressions.append((alias.pattern[1:], paths))
             elif alias.pattern not in table.hosts:
                 hosts.set(alias.pattern, paths)
-        hosts.set_regex(expressions)
+        hosts.set_regex(find_host(expressions) if expressions else None)
 
     def _linked(self, route: Route, host: HostRoutes | None = None) -> LinkedRoute:
         rule = self._retry_rules.get(route.policy)

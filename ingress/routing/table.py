@@ -116,6 +116,7 @@ class TrafficPolicy(msgspec.Struct, frozen=True):
     retry_on: tuple[RetryOn, ...] = (RetryOn.ERROR, RetryOn.TIMEOUT)  # empty: never
     retry_tries: int = 3  # including the first; 0: as many as there are endpoints
     retry_timeout_s: float = 0.0  # 0: no limit over all tries
+    access_log: bool = True  # requests are logged
 
 
 class Feature(msgspec.Struct, frozen=True):
@@ -202,6 +203,9 @@ class HostRoutes(msgspec.Struct, frozen=True):
     default: Route | None = None
     regex_cause: str = ""
     app_root: Route | None = None  # answers for `/` alone, before all others, in regex mode too
+    twin_of: HostPattern = (
+        ANY_HOST  # all its requests are redirected there (from-to-www-redirect); empty: it is no twin
+    )
     certificate: bool = False
     features: tuple[Feature, ...] = ()
     unmatched: tuple[Feature, ...] = ()

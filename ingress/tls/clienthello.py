@@ -126,22 +126,29 @@ def _parse(message: bytes) -> ClientHello:
     alpn: tuple[bytes, ...] = ()
     versions: tuple[int, ...] = (legacy_version,)
     if reader.left:
-        extensions = _Reader(reader.vector(2))
+        extensions = reader.vector(2)
         if reader.left:
             raise BadHello("bytes behind the extensions")
+        # Without a _Reader: there are about 15 of them, and three are of interest.
         seen: set[int] = set()
-        while extensions.left:
-            kind = extensions.number(2)
-            body = extensions.vector(2)
+        position, end = 0, len(extensions)
+        while position < end:
+            body = position + 4
+            if body > end:
+                raise BadHello("half an extension")
+            kind = extensions[position] << 8 | extensions[position + 1]
+            position = body + (extensions[position + 2] << 8 | extensions[position + 3])
+            if position > end:
+                raise BadHello("an extension reaches beyond its message")
             if kind in seen:
                 raise BadHello(f"extension {kind} comes twice")  # RFC 8446 section 4.2
             seen.add(kind)
             if kind == _SERVER_NAME:
-                server_name = _server_name(body)
+                server_name = _server_name(extensions[body:position])
             elif kind == _ALPN:
-                alpn = _alpn(body)
+                alpn = _alpn(extensions[body:position])
             elif kind == _SUPPORTED_VERSIONS:
-                versions = _versions(body)
+                versions = _versions(extensions[body:position])
     return ClientHello(server_name, alpn, versions)
 
 

@@ -86,8 +86,8 @@ def merge_host(host: HostPattern, fragments: Iterable[Fragment]) -> MergedHost:
     default_route = default[1].route if default is not None else None
     cause = find_cause(taken.values())
     if cause is None:
-        verdicts += (_literal(fragment, placed) for fragment, placed in taken.values() if placed.looks_like_regex)
-        routes = tuple(sorted((placed.route for _, placed in taken.values()), key=_position))
+        verdicts += [_literal(fragment, placed) for fragment, placed in taken.values() if placed.looks_like_regex]
+        routes = tuple(sorted([placed.route for _, placed in taken.values()], key=_position))
     else:
         routes, found = regex_routes(host, tuple(taken.values()), cause)
         routes = tuple(with_pattern(route) for route in routes)

@@ -399,8 +399,8 @@ def fetch(address: Address, host: str | None, target: str = "/", source: str | N
 class WebSocket:
     """Just enough of RFC 6455 for short text messages."""
 
-    def __init__(self, address: Address, host: str, target: str = "/") -> None:
-        self._connection = Connection(address)
+    def __init__(self, address: Address, host: str, target: str = "/", connection: Connection | None = None) -> None:
+        self._connection = Connection(address) if connection is None else connection
         key = base64.b64encode(random.randbytes(16)).decode()
         upgrade = {
             "Connection": "Upgrade",

@@ -7,7 +7,7 @@ from bench.load.peers.base import Finder, Launch
 from bench.load.site import SERVICE, Site
 from bench.support import controller
 from bench.support.machine import commit
-from bench.support.manifests import ManifestFolder, endpoint_slice, ingress, service
+from bench.support.manifests import NAMESPACE, ManifestFolder, endpoint_slice, ingress, service, tls_secret
 from bench.support.processes import PortAllocator
 
 
@@ -25,6 +25,11 @@ class Aioingress:
         manifests = ManifestFolder(folder / "manifests")
         paths = [(path, SERVICE) for path in site.paths]
         manifests.write("ingresses.yaml", (ingress(host.partition(".")[0], [(host, paths)]) for host in site.hosts))
+        secure: tuple[str, ...] = ()
+        if site.tls is not None:
+            manifests.write("secret.yaml", [tls_secret("bench", site.tls.certificate, site.tls.key)])
+            secure = ("--default-ssl-certificate", f"{NAMESPACE}/bench")
         manifests.write("service.yaml", [service(SERVICE), endpoint_slice(SERVICE, ["127.0.0.1"], site.backend_port)])
-        source = ("--manifests", str(manifests.path))
-        return Launch(controller.arguments(source, port, ports.take(), ports.take(), workers=1))
+        source = ("--manifests", str(manifests.path), *secure)
+        http, https = (port, ports.take()) if site.tls is None else (ports.take(), port)
+        return Launch(controller.arguments(source, http, https, ports.take(), workers=1))

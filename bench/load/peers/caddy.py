@@ -53,20 +53,21 @@ class Caddy:
             }
             for host in site.hosts
         ]
+        server: dict[str, Any] = {
+            "listen": [f"127.0.0.1:{port}"],
+            "automatic_https": {"disable": True},
+            "routes": [*hosts, not_found],
+        }
+        apps: dict[str, Any] = {"http": {"servers": {"web": server}}}
+        if site.tls is not None:
+            server["protocols"] = ["h1"]
+            server["tls_connection_policies"] = [{"default_sni": site.hosts[0], "fallback_sni": site.hosts[0]}]
+            pair = {"certificate": str(site.tls.certificate), "key": str(site.tls.key)}
+            apps["tls"] = {"certificates": {"load_files": [pair]}}
         config = {
             "admin": {"disabled": True, "config": {"persist": False}},
             "logging": {"logs": {"default": {"level": "ERROR"}}},
-            "apps": {
-                "http": {
-                    "servers": {
-                        "web": {
-                            "listen": [f"127.0.0.1:{port}"],
-                            "automatic_https": {"disable": True},
-                            "routes": [*hosts, not_found],
-                        }
-                    }
-                }
-            },
+            "apps": apps,
         }
         path = folder / "caddy.json"
         path.write_text(json.dumps(config))

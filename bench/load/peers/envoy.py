@@ -11,6 +11,7 @@ from typing import Any
 from bench.load.peers.base import Finder, Launch, output_of
 from bench.load.site import SERVICE, Site
 from bench.support.processes import PortAllocator
+from bench.support.tls import TLSFiles
 
 _MANAGER = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 _ROUTER = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"
@@ -22,6 +23,21 @@ def _address(port: int) -> dict[str, Any]:
 
 def _match(path: str) -> dict[str, str]:
     return {"prefix": "/"} if path == "/" else {"path_separated_prefix": path}
+
+
+def _tls(files: TLSFiles) -> dict[str, Any]:
+    certificate = {
+        "certificate_chain": {"filename": str(files.certificate)},
+        "private_key": {"filename": str(files.key)},
+    }
+    return {
+        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+        "common_tls_context": {
+            "tls_params": {"tls_minimum_protocol_version": "TLSv1_2", "tls_maximum_protocol_version": "TLSv1_3"},
+            "tls_certificates": [certificate],
+            "alpn_protocols": ["http/1.1"],
+        },
+    }
 
 
 class Envoy:
@@ -55,11 +71,12 @@ class Envoy:
             },
         }
         manager_filter = {"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}
+        chain: dict[str, Any] = {"filters": [manager_filter]}
+        if site.tls is not None:
+            chain["transport_socket"] = {"name": "envoy.transport_sockets.tls", "typed_config": _tls(site.tls)}
         config = {
             "static_resources": {
-                "listeners": [
-                    {"name": "web", "address": _address(port), "filter_chains": [{"filters": [manager_filter]}]}
-                ],
+                "listeners": [{"name": "web", "address": _address(port), "filter_chains": [chain]}],
                 "clusters": [
                     {
                         "name": SERVICE,

@@ -22,11 +22,14 @@ class HAProxy:
     def launch(self, binary: Path, site: Site, folder: Path, port: int, ports: PortAllocator) -> Launch:
         routes = folder / "routes.map"
         routes.write_text("".join(f"{host}{path} {SERVICE}\n" for host in site.hosts for path in site.paths))
+        secure = "" if site.tls is None else f" ssl crt {site.tls.both} alpn http/1.1"
+        scheme = "http" if site.tls is None else "https"
         config = folder / "haproxy.cfg"
         config.write_text(
             f"""global
   nbthread 1
   maxconn 4096
+  ssl-default-bind-options ssl-min-ver TLSv1.2
 defaults
   mode http
   timeout connect 5s
@@ -34,12 +37,12 @@ defaults
   timeout server 60s
   timeout http-keep-alive 75s
 frontend web
-  bind 127.0.0.1:{port} backlog 4096
+  bind 127.0.0.1:{port} backlog 4096{secure}
   option forwardfor
   unique-id-format %[uuid()]
   unique-id-header X-Request-ID
   http-request set-header X-Real-IP %[src]
-  http-request set-header X-Forwarded-Proto http
+  http-request set-header X-Forwarded-Proto {scheme}
   http-request set-header X-Forwarded-Port {port}
   http-request set-header X-Forwarded-Host %[req.hdr(host)]
   http-request set-var(txn.backend) base,map_beg({routes})

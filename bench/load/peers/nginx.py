@@ -10,6 +10,7 @@ from pathlib import Path
 from bench.load.peers.base import UPSTREAM_KEEPALIVE, Finder, Launch, output_of
 from bench.load.site import SERVICE, Site
 from bench.support.processes import PortAllocator
+from bench.support.tls import TLSFiles
 
 ANSWER = "0123456789" * 10
 BLOB_BYTES = 1 << 20
@@ -59,16 +60,30 @@ def upstream(name: str, addresses: list[str]) -> str:
     return f"  upstream {name} {{{servers} keepalive {UPSTREAM_KEEPALIVE}; keepalive_requests 10000; }}\n"
 
 
-def virtual_host(host: str, port: int, paths: list[tuple[str, str]]) -> str:
+def virtual_host(host: str, port: int, paths: list[tuple[str, str]], kind: str = "") -> str:
     locations = "".join(f" location {path} {{ proxy_pass http://{name}; }}" for path, name in paths)
-    return f"  server {{ listen 127.0.0.1:{port}; server_name {host};{locations} }}\n"
+    return f"  server {{ listen 127.0.0.1:{port}{kind}; server_name {host};{locations} }}\n"
 
 
-def proxy_http(port: int, upstreams: str, servers: str) -> str:
+def tls(files: TLSFiles) -> str:
+    """As ingress-nginx has it by default."""
+    return f"""
+  ssl_certificate {files.certificate};
+  ssl_certificate_key {files.key};
+  ssl_protocols TLSv1.2 TLSv1.3;
+  ssl_prefer_server_ciphers on;
+  ssl_session_cache shared:SSL:10m;
+  ssl_session_timeout 10m;
+  ssl_session_tickets off;
+  ssl_buffer_size 4k;
+"""
+
+
+def proxy_http(port: int, upstreams: str, servers: str, kind: str = "") -> str:
     return f"""{_PROXY}
   server_names_hash_max_size 16384;
   server_names_hash_bucket_size 128;
-  server {{ listen 127.0.0.1:{port} default_server reuseport backlog=4096; server_name _; return 404; }}
+  server {{ listen 127.0.0.1:{port}{kind} default_server reuseport backlog=4096; server_name _; return 404; }}
 {upstreams}{servers}"""
 
 
@@ -91,9 +106,11 @@ class Nginx:
 
     def launch(self, binary: Path, site: Site, folder: Path, port: int, ports: PortAllocator) -> Launch:
         paths = [(path, SERVICE) for path in site.paths]
-        servers = "".join(virtual_host(host, port, paths) for host in site.hosts)
+        kind = "" if site.tls is None else " ssl"
+        servers = "" if site.tls is None else tls(site.tls)
+        servers += "".join(virtual_host(host, port, paths, kind) for host in site.hosts)
         only = upstream(SERVICE, [f"127.0.0.1:{site.backend_port}"])
-        return command(binary, folder, frame(folder, proxy_http(port, only, servers)))
+        return command(binary, folder, frame(folder, proxy_http(port, only, servers, kind)))
 
 
 def nginx_backend(binary: Path, folder: Path, port: int) -> Launch:

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 from bench.load.peers.base import UPSTREAM_KEEPALIVE, Finder, Launch, output_of
 from bench.load.site import SERVICE, Site
@@ -21,13 +22,15 @@ class Traefik:
         return found[1] if found else "?"
 
     def launch(self, binary: Path, site: Site, folder: Path, port: int, ports: PortAllocator) -> Launch:
-        dynamic = {
+        secure: dict[str, Any] = {} if site.tls is None else {"tls": {}}
+        dynamic: dict[str, Any] = {
             "http": {
                 "routers": {
                     f"r-{h}-{p}": {
                         "entryPoints": ["web"],
                         "rule": f"Host(`{host}`) && PathPrefix(`{path}`)",
                         "service": SERVICE,
+                        **secure,
                     }
                     for h, host in enumerate(site.hosts)
                     for p, path in enumerate(site.paths)
@@ -43,6 +46,13 @@ class Traefik:
                 "serversTransports": {"pooled": {"maxIdleConnsPerHost": UPSTREAM_KEEPALIVE}},
             }
         }
+        if site.tls is not None:
+            certificate = {"certFile": str(site.tls.certificate), "keyFile": str(site.tls.key)}
+            dynamic["tls"] = {
+                "certificates": [certificate],
+                "stores": {"default": {"defaultCertificate": certificate}},
+                "options": {"default": {"alpnProtocols": ["http/1.1"]}},
+            }
         routes = folder / "routes.yml"
         routes.write_text(json.dumps(dynamic))  # JSON is YAML
         return Launch(

@@ -115,7 +115,6 @@ KNOWN: dict[str, Known] = {
     "mirror-target": _unsupported("requests are not mirrored"),
     "mirror-host": _unsupported("requests are not mirrored"),
     "mirror-request-body": _unsupported("requests are not mirrored"),
-    "enable-access-log": _unsupported("the access log is the same for every route", ON),
     "enable-rewrite-log": _unsupported("there is no such log", OFF),
     "enable-opentelemetry": _unsupported("requests are not traced", OFF),
     "opentelemetry-trust-incoming-span": _unsupported("requests are not traced"),

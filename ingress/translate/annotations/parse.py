@@ -4,6 +4,7 @@ A value that can't be used costs only itself: the default is used and a verdict 
 can't be kept close the routes of their Ingress instead: they must not fail open.
 """
 
+import dataclasses
 import difflib
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
@@ -13,6 +14,7 @@ from ingress.routing.table import (
     CookieAffinity,
     CookieMode,
     LoadBalance,
+    RetryOn,
     TrafficPolicy,
     UpstreamProtocol,
 )
@@ -22,16 +24,18 @@ from ingress.translate.annotations.hash_key import parse_hash_key
 from ingress.translate.annotations.known import INSTEAD, KNOWN, SNIPPETS, Handling, lookup
 from ingress.translate.annotations.policy import (
     DEFAULT_ASK,
-    DEFAULT_TRAFFIC,
     NO_ANNOTATIONS,
     AnnotationPolicy,
     UpstreamAsk,
 )
+from ingress.translate.annotations.risks import RISKS
 from ingress.translate.annotations.snippets import access_directive
+from ingress.translate.annotations.tls import ACCESS as TLS_ACCESS
+from ingress.translate.annotations.tls import CLOSED, NEVER_REDIRECTED, parse_tls_ask, redirect_feature
 from ingress.translate.annotations.tls import NAMES as TLS_NAMES
-from ingress.translate.annotations.tls import NEVER_REDIRECTED, parse_tls_ask, redirect_feature
 from ingress.translate.context import NO_CONTEXT, Context
 from ingress.translate.features import AnnotationReader, FeatureParser, field_of, parse_features
+from ingress.translate.options.model import DEFAULT_OPTIONS, Options, Risk
 from ingress.translate.report import Report, shown
 from ingress.variables import Part, Variable
 
@@ -65,6 +69,7 @@ READ = frozenset(
         "proxy-next-upstream-timeout",
         "backend-protocol",
         *TLS_NAMES,
+        "enable-access-log",
         "canary",
         *hosts.READ,
     )
@@ -99,9 +104,17 @@ def parse_annotations(
         for key, value in (annotations or {}).items():
             if key.startswith(prefix):
                 found[key[len(prefix) :]] = (key, value.strip())
+    options = context.options
     if not found and not context.acts_by_option:
-        traffic = context.options.traffic
-        return NO_ANNOTATIONS if traffic is DEFAULT_TRAFFIC else AnnotationPolicy(traffic)
+        if options is DEFAULT_OPTIONS:
+            return NO_ANNOTATIONS
+        return AnnotationPolicy(options.traffic, UpstreamAsk(options.load_balance))
+    reader = _Reader(found, report, context.parsers)
+    given = frozenset(found)
+    refusal = _refuse_values(reader, options)  # first: nobody reads what is refused
+    withheld = given - found.keys()
+    if refusal and any(name.startswith("canary") for name in given):
+        return AnnotationPolicy(left_out=True)  # half a canary could take all the traffic of the main Ingress
     features = AnnotationReader(
         dict(found),
         report,
@@ -111,19 +124,22 @@ def parse_annotations(
         context.objects,
         lambda name: context.allows_middleware(ingress_class, name),
     )
-    reader = _Reader(found, report, context.parsers)
     canary = read_canary(reader)
     if canary is True:
         return AnnotationPolicy(left_out=True)
     if canary:
-        return AnnotationPolicy(ask=_upstream_ask(reader), canary=canary)
-    ask = _upstream_ask(reader)
+        return AnnotationPolicy(ask=_upstream_ask(reader, options), canary=canary)
+    ask = _upstream_ask(reader, options)
     host_ask = hosts.read_host_ask(reader)
-    traffic = _traffic(reader, context.options.traffic)
+    traffic = _traffic(reader, options.traffic, options)
     protocol, closed_status, closed_reason = _backend_protocol(reader)
+    if refusal:
+        closed_status, closed_reason = 503, refusal
     if protocol is not None:
         ask = UpstreamAsk(ask.load_balance, ask.hash_key, ask.cookie, protocol)
     tls = parse_tls_ask(features, context.settings.https_port, passthrough_enabled=context.settings.ssl_passthrough)
+    if withheld & TLS_ACCESS:
+        tls = dataclasses.replace(tls, client=CLOSED)  # it would have held for the whole host
     parsed, refused = parse_features(context.parsers, features)
     if refused:
         closed_status, closed_reason = 503, refused
@@ -188,8 +204,34 @@ class _Reader:
         return sorted({*_ALL_NAMES, *(name for parser in self._parsers for name in parser.annotations)})
 
 
-def _upstream_ask(reader: _Reader) -> UpstreamAsk:
-    load_balance = reader.take("load-balance", _load_balance, LoadBalance.ROUND_ROBIN)
+def _retries(retry_on: tuple[RetryOn, ...], options: Options) -> tuple[RetryOn, ...]:
+    """`retry-non-idempotent` holds whatever an annotation says about retries."""
+    if not options.retry_non_idempotent or not retry_on or RetryOn.NON_IDEMPOTENT in retry_on:
+        return retry_on
+    return (*retry_on, RetryOn.NON_IDEMPOTENT)
+
+
+def _refuse_values(reader: _Reader, options: Options) -> str:
+    """The reason to close the routes where the operator doesn't allow an annotation or what it says; such annotations are not read."""
+    if options.risk_limit >= Risk.HIGH and not options.blocked_words:
+        return ""  # nearly always
+    reason = ""
+    for name, (key, value) in sorted(reader.found.items()):
+        why = ""
+        risk = RISKS.get(name, Risk.LOW)
+        word = next((word for word in options.blocked_words if word in value), None)
+        if options.risk_limit < risk < Risk.CRITICAL:  # what is critical has its own rules, and is never run anyway
+            why = f"Its risk is {risk.name.capitalize()}, and annotations-risk-level is {options.risk_limit.name.capitalize()}"
+        elif word is not None:
+            why = f"Its value has {shown(word, 40)}, which annotation-value-word-blocklist forbids"
+        if why:
+            del reader.found[name]
+            reason = reason or _close(reader, key, value, why)
+    return reason
+
+
+def _upstream_ask(reader: _Reader, options: Options) -> UpstreamAsk:
+    load_balance = reader.take("load-balance", _load_balance, options.load_balance)
     hash_by = reader.found.get("upstream-hash-by")
     hash_key: tuple[Part, ...] = reader.take("upstream-hash-by", parse_hash_key, ())
     if hash_key:
@@ -255,15 +297,16 @@ def _cookie(reader: _Reader) -> CookieAffinity:
     )
 
 
-def _traffic(reader: _Reader, default: TrafficPolicy) -> TrafficPolicy:
+def _traffic(reader: _Reader, default: TrafficPolicy, options: Options) -> TrafficPolicy:
     policy = TrafficPolicy(
         connect_timeout_s=reader.take("proxy-connect-timeout", values.seconds, default.connect_timeout_s),
         send_timeout_s=reader.take("proxy-send-timeout", values.seconds, default.send_timeout_s),
         read_timeout_s=reader.take("proxy-read-timeout", values.seconds, default.read_timeout_s),
         body_limit_bytes=reader.take("proxy-body-size", values.size_bytes, default.body_limit_bytes),
-        retry_on=reader.take("proxy-next-upstream", values.retry_conditions, default.retry_on),
+        retry_on=_retries(reader.take("proxy-next-upstream", values.retry_conditions, default.retry_on), options),
         retry_tries=reader.take("proxy-next-upstream-tries", values.count, default.retry_tries),
         retry_timeout_s=float(reader.take("proxy-next-upstream-timeout", values.count, int(default.retry_timeout_s))),
+        access_log=reader.take("enable-access-log", values.boolean, default.access_log),
     )
     return default if policy == default else policy
 

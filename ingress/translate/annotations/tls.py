@@ -4,7 +4,7 @@ The rule about client certificates fails closed: what can't be kept closes the h
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -31,6 +31,7 @@ _DETAILS = (
 )
 CIPHERS = ("ssl-ciphers", "ssl-prefer-server-ciphers")
 PASSTHROUGH = "ssl-passthrough"
+ACCESS = frozenset((_SECRET, *_DETAILS))
 NAMES = (*REDIRECT, _SECRET, *_DETAILS, *CIPHERS, PASSTHROUGH)
 
 _CIPHERS = re.compile(r"[A-Za-z0-9!:+\-_@=]{1,1024}", re.ASCII)
@@ -58,6 +59,8 @@ class TLSAsk:
 
 
 NO_ASK = TLSAsk()
+CLOSED = ClientAsk(ClientCertificate(closed=True), None)
+"""The rule can't be kept."""
 
 
 def default_redirect(options: Any, https_port: int) -> TLSRedirect:
@@ -149,7 +152,7 @@ def _client(reader: AnnotationReader) -> ClientAsk | None:
             name,
             f"{why[:1].upper()}{why[1:]}: every request for the hosts of the Ingress is answered with 403, because access rules must not fail open.",
         )
-        return ClientAsk(ClientCertificate(closed=True), None, key)
+        return replace(CLOSED, key=key)
     verify = reader.take("auth-tls-verify-client", _verify, "on")
     depth = reader.take("auth-tls-verify-depth", values.count, 1) or 1
     policy = ClientCertificate(

@@ -7,11 +7,11 @@ import pytest
 
 from ingress.config import TranslateSettings
 from ingress.errors import Severity, VerdictReason
-from ingress.model import Ingress, Kind, KubernetesObject, ObjectRef
+from ingress.model import ConfigMap, Ingress, Kind, KubernetesObject, ObjectRef
 from ingress.routing.https import ClientCertificate, RedirectWhen, TLSRedirect
 from ingress.routing.table import Feature, HostPattern, Route
 from ingress.routing.tls import ClientVerify
-from ingress.translate import Compilation, compile_table
+from ingress.translate import Compilation, Compiler, compile_table
 from ingress.translate.annotations.tls import default_redirect
 from ingress.translate.options import DEFAULT_OPTIONS, Options
 from ingress.translate.tls.hosts import HostRules
@@ -380,3 +380,34 @@ def test_passthrough_needs_the_path() -> None:
     result = compiled(site(path_="/a", ssl_passthrough="true"), ssl_passthrough=True)
     assert result.table.tls_hosts[HostPattern("a.test")].passthrough == ""
     assert "only path / is passed through" in result.verdicts[0].message
+
+
+# ---- what the operator says ----
+
+
+def options_map(**data: str) -> ConfigMap:
+    values = {key.replace("_", "-"): value for key, value in data.items()}
+    return msgspec.convert({"metadata": {"name": "options", "namespace": "system"}, "data": values}, ConfigMap)
+
+
+def test_options_are_followed() -> None:
+    compiler = Compiler(TranslateSettings(config_map=("system", "options")))
+    backends = [service(), slice_of(), CERT, site()]
+    for data, names in (
+        ({}, ["tls-redirect", "hsts"]),
+        ({"ssl_redirect": "false"}, ["hsts"]),
+        ({"ssl_redirect": "false", "hsts": "false"}, []),
+        ({"hsts": "true"}, ["tls-redirect", "hsts"]),
+    ):
+        result = compiler.compile(state_of([*backends, options_map(**data)]), None)
+        assert [f.name for f in result.table.hosts[HostPattern("a.test")].features] == names
+
+
+@pytest.mark.parametrize(
+    "data", [{"annotations_risk_level": "Medium"}, {"annotation_value_word_blocklist": "CN=alice,lua"}]
+)
+def test_a_refused_part_of_the_rule_closes_the_host(data: dict[str, str]) -> None:
+    """It would have held for the paths of other Ingresses too."""
+    asking = site("old", "/old", auth_tls_secret="ca", auth_tls_match_cn="CN=alice")
+    result = compiled(asking, site("new", "/new"), options_map(**data), config_map=("system", "options"))
+    assert client(result) == ClientCertificate(closed=True)
