@@ -169,7 +169,9 @@ class Exchange:
         "body_bytes",
         "body_complete",
         "body_discarded",
+        "body_filter",
         "body_framing",
+        "body_tap",
         "captures",
         "cleanups",
         "client_address",
@@ -183,6 +185,7 @@ class Exchange:
         "forwarded",
         "hash_key",
         "host",
+        "intercepted",
         "keep_alive",
         "log",
         "method",
@@ -266,6 +269,9 @@ class Exchange:
         self.response_started = False
         self.response_bytes = 0  # of body
         self.finished = False
+        self.body_tap: Any = None  # middleware.mirror.Copy: sees what comes of the request's body
+        self.body_filter: Any = None  # middleware.filters.BodyFilter: the first that the response's body goes through
+        self.intercepted: Any = None  # proxy.interception.Intercepted: another upstream answers, in place of an error
 
         self.tls: ClientTLS | None = None  # None: the connection came without TLS
         self.remote_user = b""  # who authenticated, for the access log

@@ -126,6 +126,10 @@ TALLIES: dict[str, tuple[str, tuple[str, ...]]] = {
         ("middleware", "hook", "reason"),
     ),
     "aioingress_middleware_seconds": ("Time that a user middleware's hooks took.", ("middleware", "hook")),
+    "aioingress_mirrored": (
+        "Requests to be copied to a mirror, by outcome: answered, failed, dropped.",
+        ("namespace", "ingress", "outcome"),
+    ),
     "aioingress_tls_handshakes": ("TLS handshakes completed, in full or by resumption.", ("protocol", "outcome")),
     "aioingress_tls_failures": ("TLS connections that came to no handshake.", ("reason",)),
 }

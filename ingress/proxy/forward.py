@@ -29,6 +29,7 @@ from ingress.exchange import (
     field_pieces,
 )
 from ingress.metrics import WorkerMetrics
+from ingress.proxy import interception
 from ingress.proxy.common import Common
 from ingress.proxy.errorpages import ErrorPages
 from ingress.proxy.http1 import reason_phrase
@@ -212,16 +213,51 @@ class Forwarder:
         """Send a request that every hook let pass to an endpoint."""
         upstream = route.upstream
         if upstream is None:
-            self.respond(exchange, route.status)
+            if not self._stand_in(exchange, route, now):
+                self.respond(exchange, route.status)
             return
         exchange.upstream = upstream
         picker = upstream.picker
         if picker is None:
-            self._reject(exchange, Reason.NO_ENDPOINT if upstream.servable else Reason.UPSTREAM_PROTOCOL)
+            if not upstream.servable:
+                self._reject(exchange, Reason.UPSTREAM_PROTOCOL)
+            elif not self._stand_in(exchange, route, now):
+                self._reject(exchange, Reason.NO_ENDPOINT)
             return
         if self._set_fields is not None:
             self._set_fields(exchange)
         self._attempt(exchange, upstream.pick_sticky(exchange, now, picker) if upstream.sticky else picker.pick(now, 0))
+
+    def _ask(self, exchange: Exchange, upstream: UpstreamRuntime, now: float) -> None:
+        """Send a request to one of `upstream`, which has endpoints."""
+        exchange.upstream = upstream
+        picker = upstream.picker
+        assert picker is not None
+        self._attempt(exchange, upstream.pick_sticky(exchange, now, picker) if upstream.sticky else picker.pick(now, 0))
+
+    # ---- default backend -----------------------------------------------------------------------------------------
+
+    def _stand_in(self, exchange: Exchange, route: LinkedRoute, now: float) -> bool:
+        """Whether the default backend takes a request for which there is no endpoint."""
+        fallback = route.fallback
+        if fallback is None or fallback.stand_in is None or fallback.stand_in.picker is None:
+            return False
+        interception.introduce(exchange, route)
+        self._ask(exchange, fallback.stand_in, now)
+        return True
+
+    def _intercept(self, exchange: Exchange, route: LinkedRoute, status: int, dropped: DirectResponse | None) -> bool:
+        """Whether the default backend is asked about a response with `status` instead of sending it."""
+        fallback = route.fallback
+        if fallback is None or exchange.response_started:
+            return False
+        upstream = interception.default_backend(exchange, fallback, status)
+        if upstream is None:
+            return False
+        interception.turn(exchange, route, status, dropped)
+        exchange.downstream.resume_request_body()  # the rest of it is read and dropped
+        self._ask(exchange, upstream, self._clock())
+        return True
 
     # ---- hooks ---------------------------------------------------------------------------------------------------
 
@@ -248,6 +284,10 @@ class Forwarder:
     ) -> None:
         try:
             outcome = await work
+            if outcome is not None and not exchange.finished:
+                exchange.task = None
+                self.answer(exchange, outcome)  # here, so that an answer that can't be made is a 500 and not a silence
+                exchange.downstream.flush()
         except Exception:
             exchange.task = None
             if not exchange.finished:
@@ -256,9 +296,7 @@ class Forwarder:
         exchange.task = None
         if exchange.finished:
             return
-        if outcome is not None:
-            self.answer(exchange, outcome)
-        elif self._run_hooks(exchange, hooks, position + 1):
+        if self._run_hooks(exchange, hooks, position + 1):
             self._proxy(exchange, exchange.route, self._clock())
         exchange.downstream.flush()
 
@@ -294,13 +332,15 @@ class Forwarder:
 
     def request_body(self, exchange: Exchange, chunk: bytes) -> None:
         """More of the body of an exchange that was handed to `handle`; `exchange.body_bytes` counts it already."""
-        if exchange.finished:
+        if exchange.finished or exchange.intercepted is not None:
             return
         limit = exchange.route.body_limit_bytes if exchange.route is not None else 0
         if limit and exchange.body_bytes > limit:
             self._cancel_attempt(exchange)
             self._reject(exchange, Reason.BODY_TOO_LARGE)
             return
+        if exchange.body_tap is not None:
+            exchange.body_tap.more(chunk)
         kept = exchange.body
         connection = exchange.upstream_connection
         if connection is None:
@@ -322,12 +362,17 @@ class Forwarder:
 
     def request_end(self, exchange: Exchange) -> None:
         """The body is complete (`exchange.body_complete` is set, and `exchange.trailers`)."""
+        tap, exchange.body_tap = exchange.body_tap, None
+        if tap is not None and not exchange.finished:
+            tap.end()
         connection = exchange.upstream_connection
         if connection is not None and not exchange.finished:
             connection.send_end(exchange)
 
     def client_gone(self, exchange: Exchange) -> None:
         """The client's connection was lost: what is under way for it upstream is given up."""
+        if exchange.body_filter is not None:
+            exchange.body_filter.client_gone()
         if exchange.finished:
             return
         self._cancel_attempt(exchange)
@@ -523,11 +568,13 @@ class Forwarder:
             return
         exchange.tried = None
         picker = upstream.picker
+        now = self._clock()
         if picker is None:
-            self._reject(exchange, Reason.NO_ENDPOINT)
+            if exchange.intercepted is not None or not self._stand_in(exchange, exchange.route, now):
+                self._reject(exchange, Reason.NO_ENDPOINT)
+            exchange.downstream.flush()
             return
         upstream.stats.retries += 1
-        now = self._clock()
         self._attempt(exchange, upstream.pick_sticky(exchange, now, picker) if upstream.sticky else picker.pick(now, 0))
         exchange.downstream.flush()
 
@@ -537,7 +584,7 @@ class Forwarder:
         """The final response's head is there. False: another endpoint is asked instead."""
         endpoint, route, upstream = exchange.endpoint, exchange.route, exchange.upstream
         assert endpoint is not None
-        if status in route.retry.statuses and self._repeatable(exchange):
+        if status in route.retry.statuses and exchange.intercepted is None and self._repeatable(exchange):
             now = self._clock()
             if self._tries_left(exchange, now):
                 other = self._other_endpoint(exchange, endpoint, now)
@@ -549,14 +596,30 @@ class Forwarder:
                     upstream.stats.retries += 1
                     self._attempt(exchange, other)
                     return False
-        exchange.status = status
-        exchange.response_started = True
         if endpoint.consecutive_failures or endpoint.ejections:
             ejection.record_success(endpoint)
         if upstream.observes_latency:
             now = self._clock()
             ewma.observe(endpoint, now, now - exchange.started)
+        if status >= 300 and route.fallback is not None and self._replaced(exchange, route, connection, status):
+            return False
+        exchange.status = status
+        exchange.response_started = True
         return True
+
+    def _replaced(self, exchange: Exchange, route: LinkedRoute, connection: UpstreamConnection, status: int) -> bool:
+        """Whether the default backend answers in place of an endpoint's response."""
+        fallback = route.fallback
+        if fallback is None or not fallback.of_endpoints:
+            return False
+        if interception.default_backend(exchange, fallback, status) is None:
+            return False
+        assert exchange.endpoint is not None
+        self._note_attempt(exchange, exchange.endpoint, status, 0.0)
+        exchange.upstream_connection = None
+        connection.drop_response()
+        self._leave_endpoint(exchange)
+        return self._intercept(exchange, route, status, None)
 
     def upgraded(self, exchange: Exchange, connection: UpstreamConnection) -> None:
         """101: the exchange lasts as long as the tunnel."""
@@ -573,34 +636,52 @@ class Forwarder:
     def _reject(self, exchange: Exchange, reason: Reason) -> None:
         if reason in _CLOSING:
             exchange.keep_alive = False
+            if reason is not Reason.BODY_TOO_LARGE:  # of these no default backend could make anything
+                self._write_answer(
+                    exchange, self._error_response(exchange, status_of(reason), _MESSAGES.get(reason, ""))
+                )
+                return
+        elif exchange.intercepted is not None:  # the default backend failed: the fault that it was asked about counts
+            self.respond(exchange, exchange.intercepted.status)
+            return
         self.respond(exchange, status_of(reason), _MESSAGES.get(reason, ""))
 
     def respond(self, exchange: Exchange, status: int, message: str = "") -> None:
         """Answer with the error page of `status` (and `message`, if it isn't the usual), or make the failure visible where an answer has begun."""
-        response = DirectResponse(status, message=message)
+        self.answer(exchange, self._error_response(exchange, status, message))
+
+    def _error_response(self, exchange: Exchange, status: int, message: str) -> DirectResponse:
         route = exchange.route
         if route is not None and route.error_hooks and not exchange.response_started:
-            response = self._error_response(exchange, status) or response
-        self.answer(exchange, response)
-
-    def _error_response(self, exchange: Exchange, status: int) -> DirectResponse | None:
-        for hook in exchange.route.error_hooks:
-            try:
-                response: DirectResponse | None = hook(exchange, status)
-            except Exception:
-                _log.exception("a middleware failed on an error %d", status)
-                continue
-            if response is not None:
-                return response
-        return None
+            for hook in route.error_hooks:
+                try:
+                    response: DirectResponse | None = hook(exchange, status)
+                except Exception:
+                    _log.exception("a middleware failed on an error %d", status)
+                    continue
+                if response is not None:
+                    return response
+        return DirectResponse(status, message=message)
 
     def answer(self, exchange: Exchange, response: DirectResponse) -> None:
-        """Answer by ourselves, or make the failure visible where an answer has begun."""
+        """Answer by ourselves, or make the failure visible where an answer has begun. An answer that brings no body of its own may be left to
+        the default backend."""
+        route: LinkedRoute | None = exchange.route
+        if (
+            route is None
+            or route.fallback is None
+            or response.body is not None
+            or not self._intercept(exchange, route, response.status, response)
+        ):
+            self._write_answer(exchange, response)
+
+    def _write_answer(self, exchange: Exchange, response: DirectResponse) -> None:
         if exchange.response_started:
             exchange.downstream.respond_abort(exchange)
             self.finish(exchange)
             return
         status, body = response.status, response.body
+        route: LinkedRoute | None = exchange.route
         fields: list[Field] = [(b"Date", http_date()), *response.fields]
         if body is None:
             content_type, body = self._error_pages.page(
@@ -612,7 +693,7 @@ class Forwarder:
         exchange.status = status
         exchange.response_started = True
         pieces = field_pieces(fields)
-        if self.response_hooks or (exchange.route is not None and exchange.route.response_hooks):
+        if self.response_hooks or (route is not None and route.response_hooks):
             try:
                 pieces = self.response_head(exchange, status, pieces, len(body))
             except Exception:
@@ -648,9 +729,11 @@ class Forwarder:
             snapshot = self.snapshot
             route = None if snapshot is None else snapshot.not_found
         duration_s = self._clock() - exchange.started
+        if exchange.body_filter is not None:
+            exchange.response_bytes = exchange.body_filter.settle(exchange.response_bytes)
         if route is not None:
             route.stats.observe(exchange.status, duration_s, exchange.body_bytes, exchange.response_bytes)
-        if self._access_log is not None:
+        if self._access_log is not None and (route is None or route.route.access_log):
             self._log_access(self._access_log, exchange, route, duration_s)
         endpoint = exchange.endpoint
         if endpoint is not None:
@@ -683,7 +766,7 @@ class Forwarder:
             AccessRecord(
                 time_s=time.time(),
                 remote_addr=exchange.client_address,
-                method=exchange.method,
+                method=exchange.method if exchange.intercepted is None else exchange.intercepted.method,
                 target=exchange.target,
                 version=b"HTTP/1.0"
                 if exchange.version == 10

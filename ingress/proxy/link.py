@@ -26,12 +26,14 @@ from ingress.middleware import registry
 from ingress.middleware.base import Hooks, Phase, Scope, Services
 from ingress.middleware.satisfy import join as join_access
 from ingress.proxy import canary
+from ingress.proxy.interception import keep_fields
 from ingress.proxy.sessions import CookieSessions
 from ingress.routing.regex import RegexPaths, find_host
 from ingress.routing.table import (
     AffinityMode,
     Balancing,
     Endpoint,
+    Fallback,
     Feature,
     HostPattern,
     HostRoutes,
@@ -251,12 +253,25 @@ AllHooks = tuple[tuple[RequestHook, ...], tuple[ResponseHook, ...], tuple[ErrorH
 NO_HOOKS: AllHooks = ((), (), ())
 
 
+class LinkedFallback:
+    """`routing.table.Fallback` bound to its upstreams."""
+
+    __slots__ = ("of_endpoints", "stand_in", "statuses", "upstreams")
+
+    def __init__(self, fallback: Fallback, upstreams: Mapping[UpstreamKey, UpstreamRuntime]) -> None:
+        self.statuses = frozenset(fallback.statuses)
+        self.of_endpoints = fallback.of_endpoints
+        self.upstreams = tuple(upstreams[key] for key in fallback.upstreams)
+        self.stand_in = None if fallback.stand_in is None else upstreams[fallback.stand_in]
+
+
 class LinkedRoute:
     """A route bound to what serving it needs. Immutable but for what hangs behind `upstream` and `stats`."""
 
     __slots__ = (
         "body_limit_bytes",
         "error_hooks",
+        "fallback",
         "main",
         "policy",
         "request_hooks",
@@ -277,6 +292,7 @@ class LinkedRoute:
         request_hooks: tuple[RequestHook, ...] = (),
         response_hooks: tuple[ResponseHook, ...] = (),
         error_hooks: tuple[ErrorHook, ...] = (),
+        fallback: LinkedFallback | None = None,
     ) -> None:
         self.route = route
         self.upstream = upstream
@@ -287,6 +303,7 @@ class LinkedRoute:
         self.request_hooks = request_hooks
         self.response_hooks = response_hooks
         self.error_hooks = error_hooks
+        self.fallback = fallback
         self.main: LinkedRoute | None = None  # of a canary: the route that it has its share of
         self.status = route.closed_status if upstream is None else 0  # what to answer when there is no upstream
 
@@ -484,7 +501,11 @@ class Runtime:
         features = route.features if host is None else merge_features(host.features, route.features)
         certificate = host is not None and host.certificate
         hooks = self._hooks(route, features, certificate) if features else NO_HOOKS
-        linked = LinkedRoute(route, upstream, stats, rule, *hooks)
+        fallback = None
+        if route.fallback is not None:
+            fallback = LinkedFallback(route.fallback, self.upstreams)
+            hooks = (hooks[0], (keep_fields, *hooks[1]), hooks[2])
+        linked = LinkedRoute(route, upstream, stats, rule, *hooks, fallback)
         if route.canaries and upstream is not None:
             linked.request_hooks += (canary.hook(self._split(linked)),)
         return linked
@@ -496,9 +517,8 @@ class Runtime:
             route = found.route
             upstream = None if route.upstream is None else self.upstreams[route.upstream]
             stats = self._metrics.route(route.namespace, route.ingress, route.service, route.port)
-            target = LinkedRoute(
-                route, upstream, stats, main.retry, main.request_hooks, main.response_hooks, main.error_hooks
-            )
+            hooks = main.request_hooks, main.response_hooks, main.error_hooks
+            target = LinkedRoute(route, upstream, stats, main.retry, *hooks, main.fallback)
             target.main = main
             targets.append((target, found.rule))
         return canary.CanarySplit(main, targets, self._rng)

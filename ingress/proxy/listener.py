@@ -306,6 +306,8 @@ class ClientConnection(RequestReader, RequestHandler):
         self._go_on()
 
     def _discarded(self) -> None:
+        if not self._discarding:
+            return  # its response is not complete yet: a filter holds the end back
         exchange, self._active = self._active, None
         self._discarding = False
         if exchange is not None and not exchange.keep_alive:

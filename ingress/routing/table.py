@@ -135,6 +135,15 @@ WWW_REDIRECT = "www-redirect"
 """Names of the features that `translate` makes itself, because they are a host's and not an Ingress's."""
 
 
+class Fallback(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Who answers in place of a route's endpoints: the default backend (ingress-nginx's default-backend and custom-http-errors)."""
+
+    statuses: tuple[int, ...] = ()  # sorted; such a response is dropped, and the default backend asked about it
+    of_endpoints: bool = True  # also responses of endpoints, not only errors of our own
+    upstreams: tuple[UpstreamKey, ...] = ()  # the first that has endpoints is asked
+    stand_in: UpstreamKey | None = None  # gets the requests themselves while the route's upstream has no endpoints
+
+
 class CanaryRule(msgspec.Struct, frozen=True):
     """Which requests of a route a canary gets, in the order of ingress-nginx: by header, by cookie, by weight.
 
@@ -179,6 +188,8 @@ class Route(msgspec.Struct, frozen=True):
     features: tuple[Feature, ...] = ()  # in the order in which they act
     pattern: str = ""  # regular expression, less its anchor; empty: `path` is matched by `path_type`
     canaries: tuple[Canary, ...] = ()  # in the order in which they are asked
+    fallback: Fallback | None = None
+    access_log: bool = True
 
     @property
     def id(self) -> str:

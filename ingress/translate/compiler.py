@@ -592,13 +592,13 @@ class _Memory:
         verdicts: list[Verdict] = []
         for upstream, use in fragment.uses.items() if fragment is not None else ():
             built = self._built.get(upstream)
-            if fragment is not None and built is not None and built.why_empty:
+            if fragment is not None and built is not None and built.why_empty and use.consequence:
                 verdicts.append(
                     Verdict(
                         object=str(fragment.ref),
                         field=use.field,
                         reason=VerdictReason.NO_ENDPOINTS,
-                        message=f"Requests are answered with 503: Service {use.spec.service} {built.why_empty}.",
+                        message=f"{use.consequence}: Service {use.spec.service} {built.why_empty}.",
                         severity=Severity.WARNING,
                         value=shown(f"{use.spec.service}:{use.spec.port}"),
                         origin=fragment.origin,
@@ -671,8 +671,14 @@ def _upstreams_of_host(host: HostRoutes | None) -> Iterable[UpstreamKey]:
 
 
 def _upstreams_of_route(route: Route | None) -> Iterable[UpstreamKey]:
-    if route is not None and route.upstream is not None:
+    if route is None:
+        return
+    if route.upstream is not None:
         yield route.upstream
+    if route.fallback is not None:
+        yield from route.fallback.upstreams
+        if route.fallback.stand_in is not None:
+            yield route.fallback.stand_in
 
 
 def _not_as_seen(seen: Mapping[NamespacedName, Ingress], now: Mapping[NamespacedName, Ingress]) -> set[NamespacedName]:

@@ -20,6 +20,7 @@ from ingress.routing.table import (
     ANY_HOST,
     APP_ROOT,
     CanaryRule,
+    Fallback,
     Feature,
     HostPattern,
     PathType,
@@ -28,11 +29,12 @@ from ingress.routing.table import (
     UpstreamKey,
     UpstreamProtocol,
 )
-from ingress.translate.annotations import NO_ANNOTATIONS, AnnotationPolicy, UpstreamAsk, parse_annotations
+from ingress.translate.annotations import DEFAULT_ASK, NO_ANNOTATIONS, AnnotationPolicy, UpstreamAsk, parse_annotations
 from ingress.translate.annotations.hosts import NO_HOST_ASK, HostAsk
 from ingress.translate.annotations.tls import NO_ASK, TLSAsk
 from ingress.translate.backends import UpstreamSpec, app_protocol, find_port, upstream_spec
 from ingress.translate.context import Context
+from ingress.translate.default_backend import find_default_backends
 from ingress.translate.names import is_object_name, is_port_name, parse_host
 from ingress.translate.options import DEFAULT_OPTIONS, Options
 from ingress.translate.paths import is_strict_path, looks_like_regex, parse_path_type, parse_regex_path, parse_rule_path
@@ -42,6 +44,9 @@ from ingress.translate.tls.section import HostCertificates, SectionReader
 
 UNKNOWN_AGE = float("-inf")
 """Objects without creationTimestamp (files) count as older than all others."""
+
+
+UNANSWERED = "Requests are answered with 503"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +75,7 @@ class Use:
 
     spec: UpstreamSpec
     field: str
+    consequence: str = UNANSWERED  # of having no endpoints; empty: nobody needs to be told
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +156,11 @@ def build_fallback(
             )
         return Fragment(ref, report.origin, UNKNOWN_AGE, services=watched, verdicts=report.verdicts())
     spec = upstream_spec(namespace, name, service.spec.ports[0].port, "", UpstreamAsk(options.load_balance))
-    route = Route(ANY_HOST, "/", PathType.PREFIX, namespace, "", name, spec.port, spec.key, options.traffic)
+    statuses = options.custom_http_errors
+    fallback = Fallback(statuses, not options.disable_proxy_intercept_errors, (spec.key,)) if statuses else None
+    route = Route(
+        ANY_HOST, "/", PathType.PREFIX, namespace, "", name, spec.port, spec.key, options.traffic, fallback=fallback
+    )
     return Fragment(
         ref, report.origin, UNKNOWN_AGE, catch_all=Placed(route, ""), uses={spec.key: Use(spec, "")}, services=watched
     )
@@ -191,6 +201,7 @@ class _Builder:
         self._targets: dict[tuple[str, int, str], _Target] = {}
         self._policy: AnnotationPolicy = NO_ANNOTATIONS
         self._strict_paths = False
+        self._fallback: Fallback | None = None
 
     def build(self, context: Context) -> Fragment:
         ingress, spec, report = self.ingress, self.ingress.spec, self._report
@@ -218,6 +229,7 @@ class _Builder:
         references = self._policy.references | references_of(ingress)
         if self._policy.left_out:
             return Fragment(ingress.ref, ingress.origin, created, verdicts=report.verdicts(), references=references)
+        self._fallback = self._default_backends(context)
         rules = spec.rules or ()
         hosts, catch_all = self._hosts(rules), None
         if self._policy.host.app_root:
@@ -414,6 +426,8 @@ class _Builder:
             target.upstream,
             policy.traffic,
             features=policy.features,
+            fallback=self._fallback,
+            access_log=policy.access_log,
         )
 
     def _closed(
@@ -433,6 +447,8 @@ class _Builder:
             status,
             reason,
             features=self._policy.features,
+            fallback=self._fallback,
+            access_log=self._policy.access_log,
         )
 
     # ---- backends ----
@@ -523,13 +539,29 @@ class _Builder:
                 ask.load_balance, ask.hash_key, ask.cookie
             )  # asks for what is so anyway: no upstream of its own
         spec = upstream_spec(self._namespace, service_name, number, name, ask)
-        if not self._policy.closed_reason:
-            self._uses.setdefault(spec.key, Use(spec, where))
+        if not self._policy.closed_reason and self._uses.get(spec.key, _UNUSED).consequence != UNANSWERED:
+            self._uses[spec.key] = Use(spec, where)
         return _Target(service_name, spec.port, spec.key)
+
+    def _default_backends(self, context: Context) -> Fallback | None:
+        """The default backends that its routes have."""
+        policy = self._policy
+        if policy.fallback is None or policy.canary is not None:
+            return None  # a canary has those of its main Ingress
+        found = find_default_backends(
+            policy.fallback, self._namespace, bool(policy.closed_reason), context.settings, self._known, self._report
+        )
+        self.services |= found.services
+        for spec, where, consequence in found.uses:
+            self._uses.setdefault(spec.key, Use(spec, where, consequence))
+        return found.fallback
 
     def _unusable(self, field: str, reason: VerdictReason, why: str, value: str, service: str, port: str) -> _Target:
         self._report.error(field, reason, f"Requests are answered with 503: {why}.", value)
         return _Target(service, port, None, f"{reason}: {why}")
+
+
+_UNUSED = Use(upstream_spec("", "", 0, "", DEFAULT_ASK), "", "")
 
 
 def _port_refusal(number: int, name: str) -> str:

@@ -20,6 +20,8 @@ from ingress.routing.table import (
 )
 from ingress.translate.annotations import hosts, values
 from ingress.translate.annotations.canary import read_canary
+from ingress.translate.annotations.default_backend import NAMES as FALLBACK_NAMES
+from ingress.translate.annotations.default_backend import read_fallback
 from ingress.translate.annotations.hash_key import parse_hash_key
 from ingress.translate.annotations.known import INSTEAD, KNOWN, SNIPPETS, Handling, lookup
 from ingress.translate.annotations.policy import (
@@ -72,6 +74,8 @@ READ = frozenset(
         "enable-access-log",
         "canary",
         *hosts.READ,
+        "enable-access-log",
+        *FALLBACK_NAMES,
     )
 )
 """Names that have a parser here; all others are looked up in `known.KNOWN`."""
@@ -106,9 +110,10 @@ def parse_annotations(
                 found[key[len(prefix) :]] = (key, value.strip())
     options = context.options
     if not found and not context.acts_by_option:
-        if options is DEFAULT_OPTIONS:
+        fallback = read_fallback(_Reader({}, report, ()), options)
+        if options is DEFAULT_OPTIONS and fallback is None:
             return NO_ANNOTATIONS
-        return AnnotationPolicy(options.traffic, UpstreamAsk(options.load_balance))
+        return AnnotationPolicy(options.traffic, UpstreamAsk(options.load_balance), fallback=fallback)
     reader = _Reader(found, report, context.parsers)
     given = frozenset(found)
     refusal = _refuse_values(reader, options)  # first: nobody reads what is refused
@@ -140,6 +145,8 @@ def parse_annotations(
     tls = parse_tls_ask(features, context.settings.https_port, passthrough_enabled=context.settings.ssl_passthrough)
     if withheld & TLS_ACCESS:
         tls = dataclasses.replace(tls, client=CLOSED)  # it would have held for the whole host
+    fallback = read_fallback(reader, context.options)
+    access_log = reader.take("enable-access-log", values.boolean, True)
     parsed, refused = parse_features(context.parsers, features)
     if refused:
         closed_status, closed_reason = 503, refused
@@ -158,6 +165,8 @@ def parse_annotations(
         closed_status,
         closed_reason,
         features=parsed,
+        fallback=fallback,
+        access_log=access_log,
         references=frozenset(features.references),
         host=host_ask,
         tls=tls,
@@ -174,6 +183,11 @@ class _Reader:
         self._parsers = parsers
         self.report = report
         self._suggestions = _SUGGESTIONS
+
+    def key(self, name: str) -> str:
+        """The annotation as written, prefix included; asked before `take`."""
+        entry = self.found.get(name)
+        return name if entry is None else entry[0]
 
     def take(self, name: str, parse: Callable[[str], T], default: T) -> T:
         entry = self.found.pop(name, None)

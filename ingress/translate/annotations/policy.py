@@ -6,6 +6,7 @@ import msgspec
 
 from ingress.model import ObjectRef
 from ingress.routing.table import CanaryRule, CookieAffinity, Feature, LoadBalance, TrafficPolicy, UpstreamProtocol
+from ingress.translate.annotations.default_backend import FallbackAsk
 from ingress.translate.annotations.hosts import NO_HOST_ASK, HostAsk
 from ingress.translate.annotations.tls import NO_ASK, TLSAsk
 from ingress.translate.options.model import DEFAULT_OPTIONS
@@ -40,6 +41,8 @@ class AnnotationPolicy:
     canary: CanaryRule | None = None  # it is one: nothing else but `ask` counts
     features: tuple[Feature, ...] = ()
     host: HostAsk = NO_HOST_ASK
+    fallback: FallbackAsk | None = None
+    access_log: bool = True
     tls: TLSAsk = NO_ASK
     references: frozenset[ObjectRef] = frozenset()  # Secrets and ConfigMaps that were asked for, existing or not
 

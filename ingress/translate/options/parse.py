@@ -246,7 +246,7 @@ def _codec(value: Mapping[str, Any], codec: str) -> Any:
 
     usual = "BROTLI_TYPES" if codec == "brotli" else "GZIP_TYPES"
     types = value.get(f"{codec}-types") or getattr(model, usual)
-    return model.CodecOptions(number("level"), number("min-length"), types)  # type: ignore[attr-defined]
+    return model.CodecOptions(number("level"), number("min-length"), types)
 
 
 def _with(whole: Any, changes: Mapping[tuple[str, ...], Any]) -> Any:
