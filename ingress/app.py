@@ -18,6 +18,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -38,13 +39,17 @@ from ingress.proxy.accept import ListenerKind
 from ingress.resolver import ExternalNameResolver
 from ingress.routing.table import RoutingTable
 from ingress.store import Store
+from ingress.tls.selfsigned import self_signed
 from ingress.translate.compiler import Compilation, Compiler
+from ingress.translate.tls.expiry import expiry_verdicts
+from ingress.translate.tls.hosts import CertificateUse
 from ingress.workers import sockets
 from ingress.workers.pool import InProcess, WorkerPool
 from ingress.workers.supervisor import Supervisor
 
 _log = logging.getLogger(__name__)
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_EXPIRY_PERIOD_S = 86400.0
 _FIRST_LOOKUP_S = 2.0  # how long readiness waits for the addresses of ExternalName Services
 _FILES, _KUBERNETES = "files", "kubernetes"
 
@@ -130,7 +135,13 @@ class Controller:
         self._store = Store(settings.hold_off_s, settings.hold_off_limit_s)
         listeners = (*settings.http_addresses, *settings.https_addresses, *settings.admin_addresses)
         ports = frozenset(address.port for address in listeners if address.port)
-        translate = dataclasses.replace(settings.translate, proxy=settings.proxy, reserved_ports=ports)
+        translate = dataclasses.replace(
+            settings.translate,
+            proxy=settings.proxy,
+            reserved_ports=ports,
+            fallback_certificate=self_signed(datetime.now(UTC)),
+            https_port=settings.https_addresses[0].port if settings.https_addresses else 443,
+        )
         self._compiler = Compiler(translate, registry.SPECS)
         self._resolver = ExternalNameResolver(self._store.set_resolved)
         self._source: Source | None = None
@@ -142,8 +153,9 @@ class Controller:
         self._table = RoutingTable()
         self._counts: TableCounts = count_table(self._table)
         self._built: Compilation | None = None
-        self._found: tuple[Verdict, ...] = ()  # by the sources and the compiler
+        self._found: tuple[Verdict, ...] = ()  # by the sources and the compiler, less those that time brings
         self._verdicts: tuple[Verdict, ...] = ()  # all there are
+        self._certificates: tuple[CertificateUse, ...] = ()
         self._published_at = time.monotonic()
         self._synced = False
         self._config_errors = 0
@@ -230,6 +242,7 @@ class Controller:
             group.create_task(source.run(), name="source")
             group.create_task(self._resolver.run(), name="resolver")
             group.create_task(self._translate(pool, source, group), name="translate")
+            group.create_task(self._watch_expiry(source), name="expiry")
             group.create_task(pool.run(), name="workers")
 
     async def _translate(self, pool: WorkerPool, source: Source, group: asyncio.TaskGroup) -> None:
@@ -253,7 +266,9 @@ class Controller:
                     *_sizes(self._counts),
                     took_ms,
                 )
-            verdicts = (*change.verdicts, *built.verdicts)
+            self._certificates, self._found = built.certificates, (*change.verdicts, *built.verdicts)
+            self._built = built
+            verdicts = self._all_verdicts()
             self._count_config_errors(verdicts)
             self._table, self._built, self._found = built.table, built, verdicts
             self._served.append((self._generation, built.served))
@@ -266,6 +281,19 @@ class Controller:
                 gc.set_threshold(20000, 20, 100)
                 gc.freeze()
                 group.create_task(self._settle(source, built.external_names), name="first-lookups")
+
+    def _all_verdicts(self) -> tuple[Verdict, ...]:
+        return (*self._found, *expiry_verdicts(self._certificates, datetime.now(UTC)))
+
+    async def _watch_expiry(self, source: Source) -> None:
+        """Certificates come to their end without any change of an object."""
+        while True:
+            await asyncio.sleep(_EXPIRY_PERIOD_S)
+            verdicts = self._all_verdicts()
+            if self._built is not None and verdicts != self._verdicts:
+                self._verdicts = verdicts
+                self._verdict_log.update(verdicts)
+                source.compiled(self._built, verdicts)
 
     async def _settle(self, source: Source, names: frozenset[str]) -> None:
         """The first sync counts when what it named (ExternalName hosts, Secrets) was looked up, or could not be in reasonable time."""
@@ -371,6 +399,7 @@ class Controller:
             sources=source.facts() if source is not None else (),
             cluster=source.writes() if source is not None else None,
             config_errors=self._config_errors,
+            certificates=self._certificates,
         )
 
 

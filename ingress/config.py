@@ -3,6 +3,7 @@
 import ipaddress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ingress.errors import ConfigError
 
@@ -197,6 +198,12 @@ class TranslateSettings:
     # User middlewares that every Ingress may name; `*`: all that are loaded. None: all standalone, in a cluster none but those of its class.
     allowed_middleware: tuple[str, ...] | None = None
     proxy: ProxySettings = ProxySettings()  # what the options ConfigMap is laid over
+    default_certificate: tuple[str, str] | None = (
+        None  # (namespace, name) of a Secret: for hosts without a certificate of their own
+    )
+    fallback_certificate: Any = None  # routing.tls.Certificate where that has none
+    ssl_passthrough: bool = False  # whether Ingresses may ask for it
+    https_port: int = 443  # in redirects with port
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,8 @@ from typing import Any, Protocol
 
 from ingress.balancing.base import EndpointState
 from ingress.errors import Reason
+from ingress.routing.client_auth import ClientIdentity
+from ingress.routing.tls import TLSHost
 
 Field = tuple[bytes, bytes]
 """Name as received and value without surrounding white space."""
@@ -91,6 +93,17 @@ class Downstream(Protocol):
         """The upstream is slower than the client."""
 
     def resume_request_body(self) -> None: ...
+
+
+class ClientTLS(Protocol):
+    """What may be asked of the connection of an exchange that came by TLS (`tls.transport.ConnectionInfo`)."""
+
+    server_name: str  # SNI, lower case; empty: none
+    host: TLSHost | None  # chosen by it
+
+    @property
+    def client(self) -> ClientIdentity:
+        """The client's certificate and what it was worth."""
 
 
 class DirectResponse:
@@ -266,7 +279,7 @@ class Exchange:
         self.body_filter: Any = None  # middleware.filters.BodyFilter: the first that the response's body goes through
         self.intercepted: Any = None  # proxy.interception.Intercepted: another upstream answers, in place of an error
 
-        self.tls: Any = None  # tls.transport.ConnectionInfo of a connection that came by TLS
+        self.tls: ClientTLS | None = None  # None: the connection came without TLS
         self.remote_user = b""  # who authenticated, for the access log
         self.notes: dict[str, Any] | None = None  # what hooks tell each other, by middleware
         self.cleanups: list[Callable[[], None]] | None = None

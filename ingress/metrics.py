@@ -9,8 +9,9 @@ Three stages, each plain data:
 - At a scrape: `render(snapshot, facts, accept)` writes the text, from the merged snapshot and the controller's own
   facts.
 
-Label sets are (namespace, ingress, service, port), never paths, hosts or anything a client can choose: the number of
-series is bounded by the objects of the cluster times the statuses their upstreams send. Names are listed in
+Label sets are (namespace, ingress, service, port), never paths or anything a client can choose: the number of series
+is bounded by the objects of the cluster times the statuses their upstreams send. Hosts appear with certificates only,
+and only those of Ingresses. Names are listed in
 docs/metrics.md.
 """
 
@@ -32,6 +33,7 @@ from prometheus_client.registry import Collector
 from ingress import __version__
 from ingress.errors import Verdict
 from ingress.routing.table import RoutingTable
+from ingress.translate.tls.hosts import CertificateUse
 
 BUCKET_BOUNDS_S: tuple[float, ...] = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Upper bounds (inclusive) of the request duration histogram, as in ingress-nginx; one more bucket, +Inf, follows."""
@@ -459,6 +461,7 @@ class ControllerFacts:
     sources: tuple[SourceFacts, ...] = ()
     cluster: ClusterFacts | None = None  # None: standalone
     config_errors: int = 0  # times a source or setting was unreadable and the last good one stayed in service
+    certificates: tuple[CertificateUse, ...] = ()  # in use, by host
 
 
 @dataclass(frozen=True, slots=True)
@@ -491,6 +494,7 @@ CONTENT_TYPE_OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset
 
 _UPSTREAM = ("namespace", "service")
 _STREAM = ("namespace", "service", "port")
+_CERTIFICATE = ("host", "secret_name", "namespace", "identifier")  # the last tells two certificates of one host apart
 _LE = (*(f'{bound}"}} ' for bound in BUCKET_BOUNDS_S), '+Inf"} ')  # end of a bucket line, up to its value
 
 
@@ -671,8 +675,33 @@ class MetricsCollector(Collector):
             "Times that a source or setting was unusable and the last good one stayed in service.",
             facts.config_errors,
         )
+        yield from self._certificates(facts.certificates)
         if facts.cluster is not None:
             yield from self._cluster(facts.cluster)
+
+    def _certificates(self, uses: Sequence[CertificateUse]) -> Iterator[Metric]:
+        """By host of an Ingress; the default certificate as ingress-nginx names its host."""
+        expiry = GaugeMetricFamily(
+            "aioingress_ssl_expire_time_seconds",
+            "Unix time when the certificate of a host expires.",
+            labels=_CERTIFICATE,
+        )
+        info = InfoMetricFamily("aioingress_ssl_certificate", "The certificate of a host.", labels=_CERTIFICATE)
+        for use in uses:
+            facts = use.facts
+            labels = (use.host or "_", use.secret.name, use.secret.namespace, str(facts.serial_number))
+            expiry.add_metric(labels, facts.not_after.timestamp())
+            info.add_metric(
+                labels,
+                {
+                    "issuer_common_name": facts.issuer_common_name,
+                    "issuer_organization": facts.issuer_organization,
+                    "serial_number": str(facts.serial_number),
+                    "public_key_algorithm": facts.key_algorithm,
+                },
+            )
+        yield expiry
+        yield info
 
     def _cluster(self, facts: ClusterFacts) -> Iterator[Metric]:
         yield _gauge("aioingress_leader", "1 while this replica is the leader, else 0.", float(facts.is_leader))

@@ -4,11 +4,13 @@ from typing import Any
 
 from ingress.middleware import (
     basic_auth,
+    client_certificate,
     compression,
     cors,
     custom_headers,
     external_auth,
     header_rules,
+    hsts,
     ip_access,
     limit_rate,
     maintenance,
@@ -18,6 +20,7 @@ from ingress.middleware import (
     rewrite,
     rewriting,
     satisfy,
+    tls_redirect,
     upstream_vhost,
     user,
     www_redirect,
@@ -28,12 +31,16 @@ SPECS: tuple[MiddlewareSpec[Any], ...] = (
     # HOST. Response hooks run in the opposite order: what compresses sees the fields as all others left them.
     compression.SPEC,
     limit_rate.SPEC,  # counts what is left when it is compressed
+    hsts.SPEC,  # has the last word on its field
+    client_certificate.SPEC,
     # REDIRECT: those of the host first, like the server block of nginx
     redirects.APP_ROOT_SPEC,
     www_redirect.SPEC,
     cors.SPEC,  # in the template of ingress-nginx a preflight is answered before `return` redirects
     redirects.SPEC,
     rewrite.REDIRECTING_SPEC,
+    # TLS_REDIRECT
+    tls_redirect.SPEC,
     # LIMIT
     maintenance.SPEC,
     rate_limit.SPEC,

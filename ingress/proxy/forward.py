@@ -210,6 +210,7 @@ class Forwarder:
 
     def _certificate_holds(self, exchange: Exchange, snapshot: Snapshot) -> bool:
         """Whether the client was asked for a certificate in the handshake as the host of the request demands it."""
+        assert exchange.tls is not None
         found = standing(snapshot.table, exchange.host.decode("latin-1"), exchange.tls.host)
         if found is Standing.OUTDATED:
             exchange.keep_alive = False

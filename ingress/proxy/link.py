@@ -35,6 +35,7 @@ from ingress.routing.table import (
     Balancing,
     Endpoint,
     Fallback,
+    Feature,
     HostPattern,
     HostRoutes,
     LoadBalance,
@@ -465,8 +466,8 @@ class Runtime:
     def link(self, table: RoutingTable) -> Snapshot:
         """Bind a whole table."""
         self._update_upstreams(table.upstreams.values())
-        hosts = HostIndex((h, self._paths(r)) for h, r in table.hosts.items())
-        _set_aliases(hosts, table)
+        hosts = HostIndex((h, self._paths(r, table.default)) for h, r in table.hosts.items())
+        self._set_aliases(hosts, table)
         snapshot = self._snapshot(table, hosts)
         self._retire(self.upstreams.keys() - table.upstreams.keys())
         return snapshot
@@ -475,13 +476,16 @@ class Runtime:
         """Bind what changed since `snapshot`; raises ValueError when the delta is against another table."""
         table = apply_delta(snapshot.table, delta)
         self._update_upstreams(delta.upstreams.values())
-        if delta.hosts or delta.removed_hosts or delta.aliases or delta.removed_aliases:
+        changed = delta.hosts
+        if delta.default_changed:  # it answers on hosts with features of their own, too
+            changed = {h: r for h, r in table.hosts.items() if r.features and r.default is None} | changed
+        if changed or delta.removed_hosts or delta.aliases or delta.removed_aliases:
             hosts = snapshot.hosts.copy()
             for host in (*delta.removed_hosts, *delta.removed_aliases):
                 hosts.remove(host)
-            for host, routes in delta.hosts.items():
-                hosts.set(host, self._paths(routes))
-            _set_aliases(hosts, table)
+            for host, routes in changed.items():
+                hosts.set(host, self._paths(routes, table.default))
+            self._set_aliases(hosts, table)
         else:
             hosts = snapshot.hosts
         linked = self._snapshot(table, hosts)
@@ -517,30 +521,56 @@ class Runtime:
             if runtime is not None:
                 runtime.retire()
 
-    def _paths(self, routes: HostRoutes) -> PathIndex[LinkedRoute]:
-        default = None if routes.default is None else self._linked(routes.default)
+    def _paths(self, routes: HostRoutes, table_default: Route | None) -> PathIndex[LinkedRoute]:
+        """`table_default` answers where the host has no default; linked for the host if it has features, which act on it as well."""
+        if routes.default is not None:
+            default: LinkedRoute | None = self._linked(routes.default, routes)
+        elif routes.features or routes.unmatched:
+            unmatched = table_default or BUILT_IN_DEFAULT
+            own = merge_features(unmatched.features, routes.unmatched)
+            default = self._linked(msgspec.structs.replace(unmatched, features=own), routes)
+        else:
+            default = None
         if routes.regex_cause:
             expressions: RegexPaths[LinkedRoute] = RegexPaths(default)
             if routes.app_root is not None:
-                expressions.add_exact(b"/", self._linked(routes.app_root))
+                expressions.add_exact(b"/", self._linked(routes.app_root, routes))
             for route in routes.routes:
-                expressions.add(route.pattern, self._linked(route))
+                expressions.add(route.pattern, self._linked(route, routes))
             expressions.finish()
             return expressions
         trie: PathTrie[LinkedRoute] = PathTrie(default)
         if routes.app_root is not None:
-            trie.add(b"/", PathType.EXACT, self._linked(routes.app_root))
+            trie.add(b"/", PathType.EXACT, self._linked(routes.app_root, routes))
         for route in routes.routes:
-            trie.add(route.path.encode("ascii"), route.path_type, self._linked(route))
+            trie.add(route.path.encode("ascii"), route.path_type, self._linked(route, routes))
         return trie
 
-    def _linked(self, route: Route) -> LinkedRoute:
+    def _set_aliases(self, hosts: HostIndex[LinkedRoute], table: RoutingTable) -> None:
+        """Let every alias lead to the paths that its host has now; paths of its own, where the certificate of the host is not for it."""
+        expressions: list[tuple[str, PathIndex[LinkedRoute]]] = []
+        for alias in sorted(table.aliases.values(), key=lambda alias: alias.rank):
+            paths = hosts.get(alias.host)
+            if paths is None:
+                continue
+            routes = table.hosts.get(alias.host)
+            if routes is not None and routes.certificate and not alias.certificate:
+                paths = self._paths(msgspec.structs.replace(routes, certificate=False), table.default)
+            if alias.pattern.startswith("~"):
+                expressions.append((alias.pattern[1:], paths))
+            elif alias.pattern not in table.hosts:
+                hosts.set(alias.pattern, paths)
+        hosts.set_regex(find_host(expressions) if expressions else None)
+
+    def _linked(self, route: Route, host: HostRoutes | None = None) -> LinkedRoute:
         rule = self._retry_rules.get(route.policy)
         if rule is None:
             rule = self._retry_rules[route.policy] = RetryRule(route.policy)
         upstream = None if route.upstream is None else self.upstreams[route.upstream]
         stats = self._metrics.route(route.namespace, route.ingress, route.service, route.port)
-        hooks = self._hooks(route) if route.features else NO_HOOKS
+        features = route.features if host is None else merge_features(host.features, route.features)
+        certificate = host is not None and host.certificate
+        hooks = self._hooks(route, features, certificate) if features else NO_HOOKS
         fallback = None
         if route.fallback is not None:
             fallback = LinkedFallback(route.fallback, self.upstreams)
@@ -563,15 +593,15 @@ class Runtime:
             targets.append((target, found.rule))
         return canary.CanarySplit(main, targets, self._rng)
 
-    def _hooks(self, route: Route) -> AllHooks:
-        """Those of its features, in the order in which they are called. What can't be bound closes the route: a bug must not open it."""
-        scope = Scope(route, self.services, self._live)
+    def _hooks(self, route: Route, features: tuple[Feature, ...], certificate: bool) -> AllHooks:
+        """Those of `features`, in the order in which they are called. What can't be bound closes the route: a bug must not open it."""
+        scope = Scope(route, self.services, self._live, certificate)
         request: list[RequestHook] = []
         access: list[Hooks] = []  # joined in their place, when the next phase begins
         response: list[ResponseHook] = []
         error: list[ErrorHook] = []
         try:
-            for feature in sorted(route.features, key=lambda f: registry.order(f.name)):
+            for feature in sorted(features, key=lambda f: registry.order(f.name)):
                 spec = registry.BY_NAME[feature.name]
                 hooks = spec.bind(msgspec.convert(feature.policy, spec.policy), scope)
                 if spec.phase is Phase.ACCESS:
@@ -599,18 +629,11 @@ class Runtime:
         return found
 
 
-def _set_aliases(hosts: HostIndex[LinkedRoute], table: RoutingTable) -> None:
-    """Let every alias lead to the paths that its host has now."""
-    expressions: list[tuple[str, PathIndex[LinkedRoute]]] = []
-    for alias in sorted(table.aliases.values(), key=lambda alias: alias.rank):
-        paths = hosts.get(alias.host)
-        if paths is None:
-            continue
-        if alias.pattern.startswith("~"):
-            expressions.append((alias.pattern[1:], paths))
-        elif alias.pattern not in table.hosts:
-            hosts.set(alias.pattern, paths)
-    hosts.set_regex(find_host(expressions) if expressions else None)
+def merge_features(host: tuple[Feature, ...], route: tuple[Feature, ...]) -> tuple[Feature, ...]:
+    """A feature of the route wins over one of the host by the same name."""
+    if not host or not route:
+        return host or route
+    return tuple({feature.name: feature for feature in (*host, *route)}.values())
 
 
 def _refuse(exchange: Exchange) -> DirectResponse:

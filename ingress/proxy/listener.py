@@ -26,6 +26,7 @@ from ingress.exchange import (
     CRLF,
     NO_BODY,
     BodyFraming,
+    ClientTLS,
     Exchange,
     Field,
     FieldPieces,
@@ -156,7 +157,7 @@ class ClientConnection(RequestReader, RequestHandler):
         self.server_port = 0
         self._scheme = b"http"
         self._forwarded = b""
-        self._tls: object | None = None  # tls.transport.ConnectionInfo of a connection that came by TLS
+        self._tls: ClientTLS | None = None  # of a connection that came by TLS
         # parsing
         self._in_head = False
         self._at_start = False  # no request has begun before this segment

@@ -20,6 +20,7 @@ from ingress.exchange import (
     CRLF,
     LENGTH,
     NO_BODY,
+    ClientTLS,
     Exchange,
     FieldPieces,
     iter_fields,
@@ -77,7 +78,7 @@ class RequestReader:
     _hop: Hop
     _resolver: ClientResolver | None  # who says what a request of this connection is to be taken for; None: the hop
     _scheme: bytes
-    _tls: object | None
+    _tls: ClientTLS | None
     _wire: httptools.HttpRequestParser | None
     _in_head: bool
     _at_start: bool  # no request has begun before this segment

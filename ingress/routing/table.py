@@ -213,6 +213,9 @@ class HostRoutes(msgspec.Struct, frozen=True):
 
     `regex_cause` not empty: the host is in regex mode, its routes have patterns and stand in order of precedence; it names the Ingress
     that asked for it.
+
+    `features` act on every request for the host, besides those of its route, which win over one of the same name; `unmatched` win over
+    them where no route and no `default` of the host takes the request. `certificate`: one is configured for the host, its own or a default one.
     """
 
     host: HostPattern
@@ -223,6 +226,9 @@ class HostRoutes(msgspec.Struct, frozen=True):
     twin_of: HostPattern = (
         ANY_HOST  # all its requests are redirected there (from-to-www-redirect); empty: it is no twin
     )
+    certificate: bool = False
+    features: tuple[Feature, ...] = ()
+    unmatched: tuple[Feature, ...] = ()
 
 
 class HostAlias(msgspec.Struct, frozen=True):
@@ -233,6 +239,7 @@ class HostAlias(msgspec.Struct, frozen=True):
     pattern: HostPattern
     host: HostPattern
     rank: int = 0  # of those with `~`: the lowest is tried first
+    certificate: bool = False  # the one of the host is for this name too
 
 
 class TCPService(msgspec.Struct, frozen=True):

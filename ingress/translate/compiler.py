@@ -6,6 +6,8 @@ Three layers, each rebuilt only where something below it changed:
 2. hosts and the catch-all: all fragments that have the host (`conflicts`);
 3. upstreams: a Service port with its endpoints (`backends`).
 
+TLS (`tls.hosts`) is part of layer 2: the certificate of a host is chosen where its routes are.
+
 An endpoint that comes or goes touches layer 3 alone. What comes out equal is the same object as before, so that `diff_tables` and the
 workers need not look into it.
 """
@@ -15,6 +17,8 @@ import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress
+
+import msgspec
 
 from ingress.config import ProxySettings, TranslateSettings
 from ingress.errors import Severity, Verdict, VerdictReason
@@ -42,7 +46,7 @@ from ingress.routing.table import (
 )
 from ingress.translate.backends import BuiltUpstream, UpstreamSpec, build_upstream
 from ingress.translate.classes import Claim, ClassIndex
-from ingress.translate.conflicts import choose_catch_all, merge_host
+from ingress.translate.conflicts import by_precedence, choose_catch_all, merge_host
 from ingress.translate.context import Context, allowed_middleware, objects_of
 from ingress.translate.derived import derive_hosts
 from ingress.translate.digest import TableDigest, part_digest
@@ -52,6 +56,8 @@ from ingress.translate.options import DEFAULT_OPTIONS
 from ingress.translate.options.parse import Good, ParsedOptions, read_options
 from ingress.translate.report import Report, VerdictBook, shown
 from ingress.translate.tcp_services import TCPFragment, build_tcp_services
+from ingress.translate.tls.hosts import CertificateUse, wildcard_above
+from ingress.translate.tls.layer import TLSLayer
 
 _FALLBACK: NamespacedName = ("\0", "default backend of the controller")  # not the name of any Ingress
 _TCP_SERVICES: NamespacedName = ("\0", "TCP services")
@@ -67,6 +73,7 @@ class Compilation:
     `verdicts` are sorted. `external_names` are the host names of ExternalName Services in use: whoever resolves names keeps them in
     `ClusterState.resolved`. `served` are the Ingresses of our classes, whatever became of their rules; `references` the Secrets and
     ConfigMaps that they and the options name, existing or not; `tcp_namespaces` where the Services of TCP services are, selected or not.
+    `certificates` are those in use, by host.
     """
 
     table: RoutingTable
@@ -75,6 +82,7 @@ class Compilation:
     served: frozenset[ObjectRef]
     references: frozenset[ObjectRef] = frozenset()
     tcp_namespaces: frozenset[str] = frozenset()
+    certificates: tuple[CertificateUse, ...] = ()
 
 
 def compile_table(
@@ -152,6 +160,7 @@ class _Memory:
         self._twins: dict[HostPattern, HostRoutes] = {}
         self._derived_digests: dict[tuple[bytes, HostPattern], bytes] = {}
         self._claimants: dict[NamespacedName, Fragment] = {}  # of the catch-all
+        self._tls = TLSLayer(settings, self._options, self._digest, self._verdicts)
         self._default: Route | None = None
         self._default_digest: bytes | None = None
         self._tcp: dict[int, TCPService] = {}
@@ -200,9 +209,10 @@ class _Memory:
             recheck.add(key)
 
         wanted: set[UpstreamKey] = set()  # upstreams that came or went
+        redone = (kinds is None or Kind.SECRET in kinds) and self._tls.update_default(objects_of(state))
         hosts_changed = self._merge_hosts(dirty_hosts, wanted)
-        derived_before = self._aliases or self._twins or ("derived", "") in self._verdicts
-        if dirty_hosts and (self._deriving or derived_before):
+        derived = self._deriving or self._aliases or self._twins or ("derived", "") in self._verdicts
+        if derived and (dirty_hosts or redone):
             hosts_changed |= self._derive_hosts()
         if len(self._claimants) > 1 and (kinds is None or kinds & _BACKING or resolved_changed):
             catch_all_dirty = True  # who has endpoints decides
@@ -383,7 +393,9 @@ class _Memory:
             self._serve(key, None)
             return None
         self._serve(key, ingress.ref)
-        context = Context(self._settings, self._options, self._parsers, objects_of(state), self._class_objects)
+        context = Context(
+            self._settings, self._options, self._parsers, objects_of(state), self._class_objects, self._tls.store
+        )
         return build_fragment(ingress, state.services, context)
 
     def _serve(self, key: NamespacedName, ref: ObjectRef | None) -> None:
@@ -410,6 +422,7 @@ class _Memory:
             referrers.discard(key)
             if not referrers:
                 del self._referrers[ref], self._objects[ref]
+                self._tls.forget(ref)
 
     def _forget_service(self, owner: NamespacedName, ingress: NamespacedName) -> None:
         users = self._named_by[owner]
@@ -421,13 +434,32 @@ class _Memory:
     # ---- layer 2 ----
 
     def _merge_hosts(self, dirty: Iterable[HostPattern], wanted: set[UpstreamKey]) -> bool:
-        changed = False
+        self._tls.use_options(self._options)
+        wildcards, exact = [], set()
         for host in dirty:
+            if host.startswith("*."):
+                wildcards.append(host)
+            else:
+                exact.add(host)
+        changed = self._merge(wildcards, wanted)
+        below = self._tls.changed_wildcards()
+        if below:  # whoever has no certificate of its own shows that of its wildcard
+            exact |= {host for host in self._members if wildcard_above(host) in below}
+        return self._merge(exact, wanted) or changed
+
+    def _merge(self, hosts: Iterable[HostPattern], wanted: set[UpstreamKey]) -> bool:
+        changed = False
+        for host in hosts:
             members = self._members[host]
             old = self._hosts.get(host)
             if members:
-                merged = merge_host(host, members.values())
-                new: HostRoutes | None = merged.routes
+                fragments = by_precedence(members.values())
+                merged = merge_host(host, fragments)
+                new: HostRoutes | None = None
+                if merged.routes is not None:
+                    new = self._tls.merge(merged.routes, [f for f in fragments if f.canary is None])
+                else:
+                    self._tls.remove(host)
                 # The same by key may have other content of a Secret.
                 wanted |= {key for key, spec in merged.derived.items() if self._derived.get(key, spec) != spec}
                 self._derived.update(merged.derived)
@@ -435,6 +467,7 @@ class _Memory:
             else:
                 del self._members[host]
                 new = None
+                self._tls.remove(host)
                 self._verdicts.put(("host", host), ())
             if new == old:
                 continue
@@ -455,6 +488,10 @@ class _Memory:
         """Aliases and twins, all anew: few Ingresses ask for them, and each depends on which hosts there are."""
         derived = derive_hosts(self._deriving.values(), self._hosts, self._options.http_redirect_code)
         self._verdicts.put(("derived", ""), tuple(derived.verdicts))
+        derived.aliases = {
+            name: msgspec.structs.replace(alias, certificate=self._tls.is_certified(name, alias.host))
+            for name, alias in derived.aliases.items()
+        }
         if derived.aliases == self._aliases and derived.twins == self._twins:
             return False
         digests = {(_ALIAS, name): part_digest(_ALIAS, alias) for name, alias in derived.aliases.items()}
@@ -615,7 +652,9 @@ class _Memory:
         self, hosts_changed: bool, default_changed: bool, upstreams_changed: bool, others_changed: bool
     ) -> Compilation:
         last = self._result
-        if last is None or hosts_changed or default_changed or upstreams_changed or others_changed:
+        tls_changed = self._tls.changed()
+        changed = hosts_changed or default_changed or upstreams_changed or others_changed or tls_changed
+        if last is None or changed:
             # The dictionaries of a table that was handed out are never written to again.
             table = RoutingTable(
                 id=self._digest.hexdigest(),
@@ -624,6 +663,9 @@ class _Memory:
                 upstreams=dict(self._upstreams) if last is None or upstreams_changed else last.table.upstreams,
                 default=self._default,
                 tcp_services=self._tcp,
+                certificates=self._tls.certificates() if last is None or tls_changed else last.table.certificates,
+                tls_hosts=self._tls.hosts() if last is None or tls_changed else last.table.tls_hosts,
+                default_certificate=self._tls.default_certificate,
                 settings=self._proxy,
             )
         else:
@@ -636,13 +678,14 @@ class _Memory:
         else:
             served = last.served
         if self._references_changed or last is None:
-            references = frozenset(self._objects) | self._parsed_options.references
+            references = frozenset(self._objects) | self._tls.references | self._parsed_options.references
             self._references_changed = False
         else:
             references = last.references
         tcp = self._fragments.get(_TCP_SERVICES)
         tcp_namespaces = frozenset(namespace for namespace, _ in tcp.services) if tcp is not None else frozenset()
-        self._result = Compilation(table, verdicts, external_names, served, references, tcp_namespaces)
+        uses = self._tls.uses() if last is None or tls_changed else last.certificates
+        self._result = Compilation(table, verdicts, external_names, served, references, tcp_namespaces, uses)
         return self._result
 
 

@@ -107,7 +107,7 @@ async def test_verdicts(annotations: dict[str, str], services: tuple[str, ...], 
 
 
 def test_a_closed_route_stays_closed() -> None:
-    rules = Rules({"default-backend": "errors", "auth-tls-secret": "x"}, services=BOTH)
+    rules = Rules({"default-backend": "errors", "enable-modsecurity": "true"}, services=BOTH)
     route = rules.route()
     assert (route.upstream, route.fallback) == (None, None)
 

@@ -44,12 +44,6 @@ _NOT_READ = Known(Handling.NOT_READ_BY_NGINX)
 
 KNOWN: dict[str, Known] = {
     # routing
-    # TLS towards the client
-    "force-ssl-redirect": _unsupported("plain HTTP is served without a redirect to HTTPS", OFF),
-    "preserve-trailing-slash": _unsupported(harmless=OFF),
-    "ssl-passthrough": _unsupported("TLS connections are not passed through to the backend", OFF),
-    "ssl-ciphers": _unsupported(),
-    "ssl-prefer-server-ciphers": _unsupported(),
     # sessions and balancing (the rest is read)
     "affinity-canary-behavior": _unsupported(_NO_CANARY),
     # canary (canary itself is read)
@@ -60,12 +54,6 @@ KNOWN: dict[str, Known] = {
     "canary-weight": _unsupported(_NO_CANARY),
     "canary-weight-total": _unsupported(_NO_CANARY),
     # authentication; whatever else starts with auth- is treated alike (see `lookup`)
-    "auth-tls-secret": _ACCESS,
-    "auth-tls-verify-client": _ACCESS,
-    "auth-tls-verify-depth": _ACCESS,
-    "auth-tls-pass-certificate-to-upstream": _ACCESS,
-    "auth-tls-error-page": _ACCESS,
-    "auth-tls-match-cn": _ACCESS,
     # web application firewall: an access rule by intent
     "enable-modsecurity": _SWITCHED_ACCESS,
     "enable-owasp-core-rules": _SWITCHED_ACCESS,

@@ -4,6 +4,7 @@ A value that can't be used costs only itself: the default is used and a verdict 
 can't be kept close the routes of their Ingress instead: they must not fail open.
 """
 
+import dataclasses
 import difflib
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
@@ -33,6 +34,9 @@ from ingress.translate.annotations.policy import (
 )
 from ingress.translate.annotations.risks import RISKS
 from ingress.translate.annotations.snippets import access_directive
+from ingress.translate.annotations.tls import ACCESS as TLS_ACCESS
+from ingress.translate.annotations.tls import CLOSED, NEVER_REDIRECTED, parse_tls_ask, redirect_feature
+from ingress.translate.annotations.tls import NAMES as TLS_NAMES
 from ingress.translate.context import NO_CONTEXT, Context
 from ingress.translate.features import AnnotationReader, FeatureParser, field_of, parse_features
 from ingress.translate.options.model import DEFAULT_OPTIONS, Options, Risk
@@ -83,8 +87,8 @@ READ = frozenset(
         "client-body-buffer-size",
         *NO_EFFECT,
         *backend.NAMES,
+        *TLS_NAMES,
         "enable-access-log",
-        "ssl-redirect",
         "canary",
         *hosts.READ,
         *FALLBACK_NAMES,
@@ -109,14 +113,13 @@ def parse_annotations(
     annotations: Mapping[str, str] | None,
     prefixes: Sequence[str],
     *,
-    has_tls: bool,
     report: Report,
     context: Context = NO_CONTEXT,
     namespace: str = "",
     ingress: str = "",
     ingress_class: str | None = None,
 ) -> AnnotationPolicy:
-    """`prefixes` in order of precedence: the first that has a name decides its value. `has_tls`: the Ingress has a tls section."""
+    """`prefixes` in order of precedence: the first that has a name decides its value."""
     found: dict[str, tuple[str, str]] = {}
     for prefix in reversed(prefixes) if annotations else ():
         for key, value in (annotations or {}).items():
@@ -134,6 +137,7 @@ def parse_annotations(
     reader = _Reader(found, report, context.parsers)
     given = frozenset(found)
     refusal = _refuse_values(reader, options)  # first: nobody reads what is refused
+    withheld = given - found.keys()
     if refusal and any(name.startswith("canary") for name in given):
         return AnnotationPolicy(left_out=True)  # half a canary could take all the traffic of the main Ingress
     features = AnnotationReader(
@@ -170,7 +174,9 @@ def parse_annotations(
             traffic = _with_buffering(traffic, True)
         elif asked.protocol is UpstreamProtocol.GRPC:
             traffic = _with_buffering(traffic, False)  # both sides talk at once
-    _ssl_redirect(reader, has_tls)
+    tls = parse_tls_ask(features, context.settings.https_port, passthrough_enabled=context.settings.ssl_passthrough)
+    if withheld & TLS_ACCESS:
+        tls = dataclasses.replace(tls, client=CLOSED)  # it would have held for the whole host
     fallback = read_fallback(reader, context.options)
     parsed, refused = parse_features(context.parsers, features)
     if refused:
@@ -180,6 +186,10 @@ def parse_annotations(
         if reason:
             # An access rule outweighs a protocol that isn't spoken: 503 whichever comes first.
             closed_status, closed_reason = 503, closed_reason if closed_status == 503 and closed_reason else reason
+    if closed_reason and closed_status == 503:
+        parsed = (*parsed, NEVER_REDIRECTED)
+    elif tls.redirect is not None:
+        parsed = (*parsed, redirect_feature(tls.redirect))
     return AnnotationPolicy(
         traffic,
         ask,
@@ -189,6 +199,7 @@ def parse_annotations(
         fallback=fallback,
         references=frozenset(features.references),
         host=host_ask,
+        tls=tls,
     )
 
 
@@ -373,14 +384,6 @@ def _with_buffering(traffic: TrafficPolicy, wanted: bool) -> TrafficPolicy:
     if traffic.request_buffering is wanted:
         return traffic
     return msgspec.structs.replace(traffic, request_buffering=wanted)
-
-
-def _ssl_redirect(reader: _Reader, has_tls: bool) -> None:
-    entry = reader.found.get("ssl-redirect")
-    if reader.take("ssl-redirect", values.boolean, False) and has_tls and entry is not None:
-        reader.unsupported(
-            entry[0], entry[1], "Redirects to HTTPS are not supported yet: plain HTTP is served as well."
-        )
 
 
 def _not_read(reader: _Reader, name: str) -> str:
