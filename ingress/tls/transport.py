@@ -34,7 +34,7 @@ _REASONS = {
 def failure_reason(error: BaseException | None) -> str:
     """A label for what ended a handshake; one of about ten."""
     if isinstance(error, ssl.SSLError):
-        word = error.reason or ""
+        word = getattr(error, "reason", "") or ""  # only OpenSSL sets it
         if "ALERT" in word:
             return "alert"  # the other side gave up, mostly for our certificate
         return _REASONS.get(word, "protocol_error")
