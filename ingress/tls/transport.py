@@ -18,6 +18,7 @@ from ingress.tls.engine import Engine
 
 _RECORD_BYTES = 16384  # of plain text, at most: what one read of OpenSSL returns
 _GATHER_BYTES = 262144  # what is read before the protocol gets it; the transport below brings no more at once
+_UNASKED_LIMIT_BYTES = 1 << 20  # unsent, when TLS itself adds to it
 _EARLY_LIMIT_BYTES = 262144  # written before the handshake is complete
 
 # Reasons for the metric: OpenSSL's words to ours. The set is bounded, whatever comes over the wire.
@@ -165,6 +166,8 @@ class TLSTransport(asyncio.Protocol):
             self._handshake()
 
     def data_received(self, data: bytes) -> None:
+        if self._closing:
+            return
         self._incoming.write(data)
         if self._established:
             self._pump()
@@ -278,9 +281,15 @@ class TLSTransport(asyncio.Protocol):
             if not more:
                 break
         if self._outgoing.pending:  # a key update is answered, a second handshake refused
-            self._send()
+            self._answer()
         if self._eof_due and not incoming.pending:
             self.write_eof()
+
+    def _answer(self) -> None:
+        """Send what OpenSSL has to say by itself. Nobody's flow control holds for it: who asks for ever more and reads none of it is cut."""
+        self._send()
+        if self._raw is not None and self._raw.get_write_buffer_size() > _UNASKED_LIMIT_BYTES:
+            self.abort()
 
     def _deliver(self, parts: list[bytes] | None, data: bytes) -> None:
         if parts is not None:

@@ -287,6 +287,18 @@ def test_limits_and_pauses_of_the_transport_below_are_those_above() -> None:
     assert server.tls.get_write_buffer_size() > 1000
 
 
+def test_who_asks_for_answers_and_reads_none_is_cut() -> None:
+    """A client can make TLS itself talk (key updates, refused renegotiations); that is bounded by no protocol above."""
+    client, server = connected()
+    server.raw.out.append(b"x" * (1 << 20))  # unsent
+    for state in ("open", "aborted"):
+        client.tls.write(b"x")
+        server.feed(client.raw.take())
+        assert server.raw.state == state
+        server.tls._outgoing.write(b"an answer")  # type: ignore[attr-defined]
+    assert server.protocol.received == b"xx"
+
+
 # ---- ends -----------------------------------------------------------------------------------------------------------
 
 
