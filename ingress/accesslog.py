@@ -22,6 +22,8 @@ from typing import NamedTuple
 
 import msgspec
 
+from ingress.request_text import local_time
+
 log = logging.getLogger(__name__)
 
 
@@ -55,13 +57,13 @@ class AccessRecord(NamedTuple):
     upstream_status: str
     request_id: bytes
     remote_user: bytes
+    extra: tuple[bytes | None, ...] = ()  # what a template has beyond these (`logtemplate.TemplateFormat.captures`)
 
 
 # ---- text ---------------------------------------------------------------------------------------------------------
 
 _PLAIN = bytes(c for c in range(0x20, 0x7F) if c not in b'"\\')
 _ESCAPES = [chr(c) if c in _PLAIN else f"\\x{c:02X}" for c in range(256)]
-_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
 def escape(value: bytes) -> str:
@@ -77,18 +79,6 @@ def _escaped(values: tuple[bytes, ...]) -> list[str]:
     if joined.translate(None, _PLAIN) == b"\0" * (len(values) - 1):
         return joined.decode("ascii").split("\0")
     return [escape(value) for value in values]
-
-
-def local_time(second: int) -> str:
-    """nginx's `$time_local`, with English month names whatever the locale: `02/Nov/2026:10:00:00 +0000`."""
-    t = time.localtime(second)
-    offset = t.tm_gmtoff // 60
-    sign = "-" if offset < 0 else "+"
-    hours, minutes = divmod(abs(offset), 60)
-    return (
-        f"{t.tm_mday:02d}/{_MONTHS[t.tm_mon - 1]}/{t.tm_year}:{t.tm_hour:02d}:{t.tm_min:02d}:{t.tm_sec:02d}"
-        f" {sign}{hours:02d}{minutes:02d}"
-    )
 
 
 class TextFormat:
@@ -134,6 +124,7 @@ class TextFormat:
         upstream_status: str,
         request_id: bytes,
         remote_user: bytes,
+        extra: tuple[bytes | None, ...],
     ) -> bytes:
         second = int(time_s)
         if second != self._second:
@@ -272,7 +263,8 @@ class JSONFormat:
 
 # ---- writer -------------------------------------------------------------------------------------------------------
 
-FORMATS: dict[str, Callable[[], Callable[[Iterable[AccessRecord]], list[bytes]]]] = {
+Format = Callable[[Iterable[AccessRecord]], list[bytes]]
+FORMATS: dict[str, Callable[[], Format]] = {
     "text": TextFormat,
     "json": JSONFormat,
 }
@@ -286,7 +278,16 @@ _RECORD_OVERHEAD_BYTES = 1024
 
 def _weight(r: AccessRecord) -> int:
     """By index, which is faster than by name: target, host, referer, user agent, request id, user."""
-    return _RECORD_OVERHEAD_BYTES + len(r[3]) + len(r[5]) + len(r[8]) + len(r[9]) + len(r[20]) + len(r[21])
+    return (
+        _RECORD_OVERHEAD_BYTES
+        + len(r[3])
+        + len(r[5])
+        + len(r[8])
+        + len(r[9])
+        + len(r[20])
+        + len(r[21])
+        + sum([len(x or b"") for x in r[22]])
+    )
 
 
 def _write_limit_bytes(fd: int) -> int:
@@ -301,6 +302,15 @@ def _write_limit_bytes(fd: int) -> int:
     if stat.S_ISSOCK(mode):
         return 16 * 1024
     return 1 << 20
+
+
+class _Switch:
+    """Stands among the records where another format begins."""
+
+    __slots__ = ("format",)
+
+    def __init__(self, format: Format) -> None:
+        self.format = format
 
 
 class AccessLog:
@@ -323,12 +333,13 @@ class AccessLog:
         """`format` is a key of FORMATS. Nothing is written until `start`; call that in the process that logs (after a
         fork).
         """
-        self._format = FORMATS[format]()
+        self.default = FORMATS[format]
+        self._format: Format = self.default()
         self._fd = fd
         self._limit_records = limit_records
         self._limit_bytes = limit_bytes
         self._interval_s = interval_s
-        self._pending: deque[AccessRecord] = deque()
+        self._pending: deque[AccessRecord | _Switch] = deque()
         # Weights: the one counter is written by the loop's thread only, the other by the writer's only. Their
         # difference is the memory in use, and each is a position in the stream of records as well (a record weighs
         # more than nothing).
@@ -361,6 +372,10 @@ class AccessLog:
         if not self._awake:
             self._awake = True
             self._wake.set()
+
+    def use(self, format: Format) -> None:
+        """Write what is logged from now on in this format; what was logged before keeps the one before."""
+        self._pending.append(_Switch(format))
 
     def start(self) -> None:
         if self._thread is None:
@@ -414,9 +429,18 @@ class AccessLog:
     def _drain(self) -> None:
         pending = self._pending
         while pending:
-            batch = [pending.popleft() for _ in range(min(_BATCH, len(pending)))]
+            batch: list[AccessRecord] = []
+            switch: _Switch | None = None
+            while pending and switch is None and len(batch) < _BATCH:
+                entry = pending.popleft()
+                if isinstance(entry, _Switch):
+                    switch = entry
+                else:
+                    batch.append(entry)
             self._write_lines(self._lines(batch))
             self._done_bytes += sum(map(_weight, batch))
+            if switch is not None:
+                self._format = switch.format
         with self._passed:
             self._passed.notify_all()
 

@@ -307,7 +307,8 @@ class Controller:
                     await self._forced.wait()
             except TimeoutError:
                 pass
-        await pool.drain(self._settings.proxy.drain_timeout_s)
+        proxy = self._table.settings or self._settings.proxy
+        await pool.drain(proxy.drain_timeout_s)
         if self._forced.is_set():
             withdrawal.cancel()
         await asyncio.wait((withdrawal,))

@@ -347,7 +347,7 @@ def cli() -> None:
     "--configmap",
     type=CONFIG_MAP,
     show_envvar=True,
-    help="ConfigMap of options. Watched; its options are not applied yet, and each that is set gets a warning.",
+    help="ConfigMap of options, under the names of ingress-nginx's; a change is in force at once. Standalone: one of the manifests.",
 )
 @click.option(
     "--tcp-services-configmap",

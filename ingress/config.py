@@ -88,6 +88,40 @@ class TLSSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class LogSettings:
+    """The access log, beside `ProxySettings.access_log`, which switches it."""
+
+    format: str = ""  # with nginx's variables (`ingress.request_text`); empty: that of --log-format
+    escape: str = "default"  # default | json | none, as in nginx's log_format
+    skip_urls: tuple[str, ...] = ()  # of nginx's map: whole request URIs, or ~ and a regular expression
+    default_backend: bool = True  # requests that no Ingress asked for
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderSettings:
+    """Header fields, for every route. Values may have nginx's variables (`ingress.request_text`)."""
+
+    server_tokens: bool = False  # our version in Server
+    backend_server: bool = False  # the endpoint's Server instead of ours
+    hide: tuple[str, ...] = ()  # of responses; lower case
+    to_endpoints: tuple[tuple[str, str], ...] = ()  # instead of what the client sent; an empty value removes
+    to_clients: tuple[tuple[str, str], ...] = ()  # instead of what the endpoint sent; an empty value removes
+    generate_request_id: bool = True
+    underscores: bool = False  # names may have them
+    ignore_invalid: bool = True  # fields of other names are dropped
+    original_uri: bool = False  # X-Original-URI for endpoints
+
+
+@dataclass(frozen=True, slots=True)
+class BlockSettings:
+    """Who gets 403 everywhere. User agents and referers as in nginx's map: the whole value, or ~ and a regular expression."""
+
+    networks: tuple[str, ...] = ()  # CIDR
+    user_agents: tuple[str, ...] = ()
+    referers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ProxySettings:
     """Data plane options that hold before a route is known. Defaults are those of ingress-nginx.
 
@@ -108,10 +142,15 @@ class ProxySettings:
     upstream_keepalive_requests: int = 10000
     upstream_keepalive_time_s: float = 3600.0
     replay_limit_bytes: int = 65536  # a body up to this size can be sent again to another endpoint
+    response_head_limit_bytes: int = 131072  # far above nginx's 4k proxy_buffer_size, whose 502s users complain about
+    max_connections: int = 16384  # of clients, per worker; 0: no limit
     drain_timeout_s: float = 240.0  # worker-shutdown-timeout
     access_log: bool = True
     middleware_paths: tuple[str, ...] = ()  # Python files, or folders of them: user middlewares
     tls: TLSSettings = TLSSettings()
+    log: LogSettings = LogSettings()
+    headers: HeaderSettings = HeaderSettings()
+    blocks: BlockSettings = BlockSettings()
 
 
 @dataclass(frozen=True, slots=True)

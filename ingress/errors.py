@@ -37,6 +37,7 @@ class VerdictReason(enum.StrEnum):
     UNSUPPORTED_BACKEND = "UnsupportedBackend"  # resource backends, non-TCP ports
     UNSUPPORTED_FIELD = "UnsupportedField"  # valid, but not served yet
     DUPLICATE_OBJECT = "DuplicateObject"  # the same kind, namespace and name twice
+    CANARY_WITHOUT_MAIN = "CanaryWithoutMain"  # nothing to take a share of
     CONFLICT = "Conflict"  # an older Ingress owns the same host, path and type
     REGEX_MODE = "RegexMode"  # paths mean something else because an Ingress of the host uses regular expressions
     SERVICE_NOT_FOUND = "ServiceNotFound"

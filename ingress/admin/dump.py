@@ -11,10 +11,11 @@ import msgspec
 
 from ingress.errors import Severity, Verdict, VerdictReason
 from ingress.model.ref import Kind
-from ingress.routing.regex import compile_host_pattern
+from ingress.routing.alias import alias_of
 from ingress.routing.table import (
     ANY_HOST,
     Balancing,
+    CanaryRule,
     HostPattern,
     HostRoutes,
     Route,
@@ -46,6 +47,15 @@ class FeatureDump(msgspec.Struct, frozen=True):
     policy: dict[str, Any] | None  # null: not shown, it may hold credentials
 
 
+class CanaryDump(msgspec.Struct, frozen=True):
+    namespace: str
+    ingress: str
+    service: str
+    port: str
+    upstream: UpstreamKey | None
+    rule: CanaryRule
+
+
 class RouteDump(msgspec.Struct, frozen=True):
     host: HostPattern
     path: str
@@ -60,6 +70,7 @@ class RouteDump(msgspec.Struct, frozen=True):
     closed_reason: str
     pattern: str  # of a host in regex mode; empty: `path` is matched by `path_type`
     features: list[FeatureDump]  # what acts on its requests
+    canaries: list[CanaryDump]  # in the order in which they are asked
 
 
 class HostDump(msgspec.Struct, frozen=True):
@@ -117,6 +128,10 @@ def _route(r: Route) -> RouteDump:
         closed_reason=r.closed_reason,
         pattern=r.pattern,
         features=[FeatureDump(f.name, f.policy if f.name in _SHOWN else None) for f in r.features],
+        canaries=[
+            CanaryDump(c.route.namespace, c.route.ingress, c.route.service, c.route.port, c.route.upstream, c.rule)
+            for c in r.canaries
+        ],
     )
 
 
@@ -154,15 +169,14 @@ def host_pattern(table: RoutingTable, asked: str) -> HostPattern | None:
     name, sep, port = host.rpartition(":")
     if sep and port.isdigit() and not name.endswith(":"):
         host = name
-    wildcard = "*." + host.partition(".")[2]
-    for pattern in (HostPattern(host), HostPattern(wildcard)):
-        if pattern in table.hosts:
-            return pattern
-        if pattern in table.aliases:
-            return table.aliases[pattern].host
-    for alias in sorted(table.aliases.values(), key=lambda alias: alias.rank):
-        if alias.pattern.startswith("~") and host.isascii() and compile_host_pattern(alias.pattern[1:])(host.encode()):
-            return alias.host
+    if HostPattern(host) in table.hosts:
+        return HostPattern(host)
+    aliased = alias_of(table, host)
+    if aliased is not None:
+        return aliased
+    wildcard = HostPattern("*." + host.partition(".")[2])
+    if wildcard in table.hosts:
+        return wildcard
     return ANY_HOST if ANY_HOST in table.hosts else None
 
 
@@ -187,7 +201,8 @@ def dump_table(
         keys = set(table.upstreams)
     else:
         routes = [r for h in hosts for r in (*h.routes, h.default) if r] + ([default] if default else [])
-        keys = {r.upstream for r in routes if r.upstream is not None and r.upstream in table.upstreams}
+        named = {r.upstream for r in routes} | {c.route.upstream for r in routes for c in r.canaries}
+        keys = {key for key in named if key is not None and key in table.upstreams}
     aliases = _aliases(table)
     return _pretty(
         TableDump(

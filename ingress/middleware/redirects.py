@@ -30,7 +30,7 @@ class Redirect(msgspec.Struct, frozen=True):
 
 def parse(reader: Any) -> Redirect | None:
     # All are read, so that a bad value is reported whether it counts or not.
-    relative = reader.take("relative-redirects", values.boolean, False)
+    relative = reader.take("relative-redirects", values.boolean, reader.options.relative_redirects)
     with_port = reader.take("use-port-in-redirects", values.boolean, reader.options.use_port_in_redirects)
     temporary_status = reader.take("temporal-redirect-code", _temporary_status, _TEMPORARY)
     permanent_status = reader.take("permanent-redirect-code", _permanent_status, _PERMANENT)

@@ -23,7 +23,7 @@ from ingress.variables import Part, Variable, compile_field_value, compile_value
 _NOT_IN_PATH = re.compile(rb"[^A-Za-z0-9\-._~!$&'()*+,;=:@/%]|%(?![0-9A-Fa-f]{2})")
 _NOT_IN_QUERY = re.compile(rb"[^\x21-\x7e]|#")
 _NOT_IN_ARGUMENT = re.compile(rb"[^\x21-\x7e]|[#&+?]")  # nginx: NGX_ESCAPE_ARGS, of captured groups
-_DOT_SEGMENT = re.compile(rb"(?:^|/)\.\.?(?:/|$)")
+_DOTS = re.compile(rb"(?:^|/)\.\.?(?:/|$)|%2[eE]")  # normal form has no escaped dot, but two groups can make one
 _NOTHING: tuple[Part, ...] = ()
 
 
@@ -74,9 +74,12 @@ def bind(policy: Rewrite, scope: Scope) -> Hooks:
         if not is_normal(path):
             if path[:1] != b"/":
                 path = b"/" + path
-            if _DOT_SEGMENT.search(path):
+            if _DOTS.search(path):
                 return DirectResponse(400)
-            path = normalize_path(path)
+            try:
+                path = normalize_path(path)
+            except ValueError:  # a group that ends within an escape
+                return DirectResponse(400)
         if query_of is not None:
             exchange.query = query_of(exchange)
         exchange.path = path

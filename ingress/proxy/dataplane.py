@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import itertools
 import logging
 import random
 import socket
@@ -19,6 +20,7 @@ from ingress.metrics import WorkerMetrics
 from ingress.middleware.base import Services
 from ingress.middleware.shared import SharedCounts
 from ingress.proxy.accept import ListenerKind, Opening
+from ingress.proxy.common import Common
 from ingress.proxy.errorpages import ErrorPages
 from ingress.proxy.forward import Forwarder
 from ingress.proxy.link import Runtime, Snapshot, UpstreamRuntime
@@ -33,6 +35,8 @@ from ingress.tls.contexts import Contexts
 _log = logging.getLogger(__name__)
 _SWEEP_S = 0.25
 BACKLOG = 4096
+_ROOM = 32  # idle connections closed at once when there are too many
+_REFUSALS_LOGGED_S = 10.0  # at most one line in so long
 
 
 class DataPlane:
@@ -53,6 +57,7 @@ class DataPlane:
     ) -> None:
         """`shared`: what all workers count together; None: this one counts alone."""
         self.settings = self._started_with = settings
+        self.common = Common(settings, clock)
         self.draining = False
         self.loop = self._loop = loop
         self._clock = clock
@@ -76,6 +81,10 @@ class DataPlane:
         self.runtime = Runtime(metrics, services, self._open_pool)
         self.forwarder = Forwarder(settings, self.runtime, metrics, ErrorPages(), access_log, loop, clock)
         self._upstream = UpstreamContext(self.forwarder, settings, metrics, loop)
+        self._access_log = access_log
+        self._refused_at = -_REFUSALS_LOGGED_S
+        if access_log is not None and self.common.log.template is not None:
+            access_log.use(self.common.log.template)
         self._manager = web.Server(_unused, handler_cancellation=True, loop=loop)
         self._listeners: list[tuple[asyncio.Server, socket.socket, Callable[[], asyncio.Protocol]]] = []
         self._sweeper: asyncio.TimerHandle | None = None
@@ -111,10 +120,21 @@ class DataPlane:
         table = snapshot.table
         settings = table.settings or self._started_with
         if settings != self.settings:  # new connections are accepted with them
-            self.settings = self.forwarder.settings = self._upstream.settings = settings
+            self._use(settings)
         self.forwarder.snapshot = snapshot
         self.contexts.use(table, settings.tls)
         self._metrics.table_applied(table.id)
+
+    def _use(self, settings: ProxySettings) -> None:
+        before, self.settings = self.settings, settings
+        common = self.common = Common(settings, self._clock)
+        if self._access_log is not None and (settings.log.format, settings.log.escape) != (
+            before.log.format,
+            before.log.escape,
+        ):
+            self._access_log.use(common.log.format(self._access_log.default))
+        self.forwarder.use(common)
+        self._upstream.use(common)
 
     def settle_memory(self) -> None:
         """Take what lives long (the table) out of the collector's sight: at 10,000 routes a full collection costs tens of milliseconds."""
@@ -160,12 +180,30 @@ class DataPlane:
     def client_connections(self) -> list[ClientConnection]:
         return cast(list[ClientConnection], self._manager.connections)
 
-    def connection_opened(self, scheme: bytes) -> None:
+    def connection_opened(self, scheme: bytes) -> bool:
+        """False: there are too many, and this one is to be closed again."""
         self.connections += 1
         if scheme == b"https":
             self._metrics.tls_connections_open += 1
         self._metrics.connections_accepted += 1
         self._metrics.connections_open += 1
+        limit = self.settings.max_connections
+        return not limit or self.connections <= limit or self._make_room()
+
+    def _make_room(self) -> bool:
+        """At the limit idle connections make room, as in nginx, a few at a time: there may be thousands to look at."""
+        idle = itertools.islice((c for c in self.client_connections if c.idle and c.served), _ROOM)
+        closed = 0
+        for connection in idle:
+            connection.close()
+            closed += 1
+        now = self._clock()
+        if not closed and now - self._refused_at >= _REFUSALS_LOGGED_S:
+            self._refused_at = now
+            _log.warning(
+                "connections are refused: %d are open, and max-worker-connections allows no more", self.connections - 1
+            )
+        return closed > 0
 
     def connection_closed(self, scheme: bytes) -> None:
         self.connections -= 1

@@ -29,6 +29,7 @@ from ingress.exchange import (
     field_pieces,
 )
 from ingress.metrics import WorkerMetrics
+from ingress.proxy.common import Common
 from ingress.proxy.errorpages import ErrorPages
 from ingress.proxy.http1 import reason_phrase
 from ingress.proxy.httpdate import http_date
@@ -109,6 +110,10 @@ class RequestIds:
         return pool.pop()
 
 
+def _no_id() -> bytes:
+    return b""
+
+
 class Forwarder:
     """One a worker. `snapshot` is swapped by the control plane and read once a request."""
 
@@ -122,16 +127,27 @@ class Forwarder:
         loop: asyncio.AbstractEventLoop,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.settings = settings
         self.runtime = runtime
         self._metrics = metrics
         self._error_pages = error_pages
-        self._access_log = access_log
+        self._log_sink = access_log
         self._loop = loop
         self._clock = clock
-        self._request_id = RequestIds().next
+        self._random_id = RequestIds().next
         self.snapshot: Snapshot | None = None
         self.in_flight = 0
+        self.use(Common(settings, clock))
+
+    def use(self, common: Common) -> None:
+        """Serve by other settings from the next request on."""
+        self.settings = settings = common.settings
+        self._blocks = common.blocks
+        self._set_fields = common.set_fields
+        self._started_hooks = common.started_hooks
+        self.response_hooks = common.response_hooks  # of every response
+        self._request_id = self._random_id if settings.headers.generate_request_id else _no_id
+        self._log_rules = common.log
+        self._access_log = self._log_sink if settings.access_log else None
 
     # ---- request -------------------------------------------------------------------------------------------------
 
@@ -172,13 +188,17 @@ class Forwarder:
         if exchange.method in _REFUSED_METHODS:
             self._reject(exchange, Reason.METHOD_NOT_ALLOWED)
             return
+        blocks = self._blocks
+        if blocks is not None and blocks(exchange):
+            self.respond(exchange, 403)
+            return
         limit = route.body_limit_bytes
         if exchange.body_framing and limit and (exchange.content_length > limit or exchange.body_bytes > limit):
             self._reject(exchange, Reason.BODY_TOO_LARGE)
             return
         hooks = route.request_hooks
         if not hooks or self._run_hooks(exchange, hooks, 0):
-            self._proxy(exchange, route, now)
+            self._proxy(exchange, exchange.route, now)  # a canary may have been chosen
 
     def _certificate_holds(self, exchange: Exchange, snapshot: Snapshot) -> bool:
         """Whether the client was asked for a certificate in the handshake as the host of the request demands it."""
@@ -198,6 +218,8 @@ class Forwarder:
         if picker is None:
             self._reject(exchange, Reason.NO_ENDPOINT if upstream.servable else Reason.UPSTREAM_PROTOCOL)
             return
+        if self._set_fields is not None:
+            self._set_fields(exchange)
         self._attempt(exchange, upstream.pick_sticky(exchange, now, picker) if upstream.sticky else picker.pick(now, 0))
 
     # ---- hooks ---------------------------------------------------------------------------------------------------
@@ -245,9 +267,15 @@ class Forwarder:
         self._reject(exchange, Reason.INTERNAL)
 
     def response_head(self, exchange: Exchange, status: int, fields: FieldPieces, content_length: int) -> FieldPieces:
-        """`fields` as the hooks of its route want them. Only asked where there are any."""
+        """`fields` as the hooks of its route and those of every response want them. Only asked where there are any."""
         head = ResponseHead(status, fields, content_length)
-        for hook in exchange.route.response_hooks:
+        if exchange.endpoint is not None:
+            for hook in self._started_hooks:
+                hook(exchange, head)
+        if exchange.route is not None:
+            for hook in exchange.route.response_hooks:
+                hook(exchange, head)
+        for hook in self.response_hooks:
             hook(exchange, head)
         return head.fields
 
@@ -583,7 +611,7 @@ class Forwarder:
         exchange.status = status
         exchange.response_started = True
         pieces = field_pieces(fields)
-        if exchange.route is not None and exchange.route.response_hooks:
+        if self.response_hooks or (exchange.route is not None and exchange.route.response_hooks):
             try:
                 pieces = self.response_head(exchange, status, pieces, len(body))
             except Exception:
@@ -634,6 +662,18 @@ class Forwarder:
             exchange.cleanups = None
 
     def _log_access(self, log: AccessLog, exchange: Exchange, route: LinkedRoute | None, duration_s: float) -> None:
+        rules = self._log_rules
+        if route is not None and not (route.policy.access_log and (route.route.ingress or rules.default_backend)):
+            return
+        if rules.skips is not None and rules.skips(exchange.target):
+            return
+        extra: tuple[bytes | None, ...] = ()
+        if rules.template is not None and rules.template.captures:
+            try:
+                extra = tuple([capture(exchange) for capture in rules.template.captures])
+            except Exception:  # our bug; the request is over, and its line is written without these
+                _log.exception("a variable of the log format failed")
+                extra = (None,) * len(rules.template.captures)
         attempts = exchange.log or []
         if exchange.endpoint is not None:
             attempts.append((exchange.endpoint.key, exchange.status))
@@ -666,5 +706,6 @@ class Forwarder:
                 upstream_status=", ".join(str(status) for _, status in attempts),
                 request_id=exchange.request_id,
                 remote_user=exchange.remote_user,
+                extra=extra,
             )
         )

@@ -6,7 +6,7 @@ Sources: RFC 9110 section 7.6.1 (hop-by-hop), RFC 9112 sections 6 and 7 (framing
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 
-from ingress.exchange import LENGTH, Exchange, Field
+from ingress.exchange import LENGTH, Exchange, Field, FieldPieces
 
 # What to do with a request field. Plain integers: compared once per field of every request.
 PASS = 0
@@ -22,27 +22,28 @@ FORWARDED_FOR = 9
 FORWARDED_HOST = 10
 DATE = 11
 
-_TOKEN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-")
+_NAME = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-")
+_NAME_WITH_UNDERSCORES = _NAME | frozenset(b"_")
 
 
 class FieldActions(dict[bytes, int]):
     """Action by field name as spelled on the wire; spellings are learned, up to a bound that a client can't push.
 
-    With `strict_names`, names with anything but letters, digits and `-` are dropped: ingress-nginx's ignore-invalid-headers, and
+    Names with characters that are not in `allowed` (None: all are) are dropped: ingress-nginx's ignore-invalid-headers, and
     enable-underscores-in-headers off (`X_Forwarded_For` must not reach an application as X-Forwarded-For).
     """
 
-    __slots__ = ("_known", "_strict")
+    __slots__ = ("_allowed", "known")
     _LIMIT = 4096
 
-    def __init__(self, known: Mapping[bytes, int], strict_names: bool) -> None:
+    def __init__(self, known: Mapping[bytes, int], allowed: frozenset[int] | None = None) -> None:
         super().__init__()
-        self._known = known
-        self._strict = strict_names
+        self.known = known
+        self._allowed = allowed
 
     def __missing__(self, name: bytes) -> int:
-        action = self._known.get(name.lower(), PASS)
-        if self._strict and not _TOKEN.issuperset(name):
+        action = self.known.get(name.lower(), PASS)
+        if self._allowed is not None and not self._allowed.issuperset(name):
             action = DROP
         if len(self) < self._LIMIT and len(name) <= 64:
             self[name] = action
@@ -77,17 +78,34 @@ REQUEST_FIELDS = FieldActions(
         b"x-real-ip": DROP,
         b"x-scheme": DROP,
     },
-    strict_names=True,
+    _NAME,
 )
-RESPONSE_FIELDS = FieldActions(
-    {**_HOP_BY_HOP, b"content-length": CONTENT_LENGTH, b"date": DATE, b"server": DROP}, strict_names=False
-)
+RESPONSE_FIELDS = FieldActions({**_HOP_BY_HOP, b"content-length": CONTENT_LENGTH, b"date": DATE, b"server": DROP})
+
+
+def request_fields(underscores: bool, ignore_invalid: bool) -> FieldActions:
+    """`REQUEST_FIELDS` by the options enable-underscores-in-headers and ignore-invalid-headers."""
+    if not ignore_invalid:
+        return FieldActions(REQUEST_FIELDS.known)
+    return FieldActions(REQUEST_FIELDS.known, _NAME_WITH_UNDERSCORES) if underscores else REQUEST_FIELDS
+
+
+def response_fields(hide: Sequence[str], server: bool) -> FieldActions:
+    """`RESPONSE_FIELDS` by the options hide-headers (lower case) and allow-backend-server-header."""
+    known = dict(RESPONSE_FIELDS.known)
+    if server:
+        del known[b"server"]
+    # Nobody can hide what frames a message.
+    hidden = {name.encode(): DROP for name in hide if known.get(name.encode(), PASS) == PASS}
+    return FieldActions(known | hidden) if hidden or server else RESPONSE_FIELDS
+
+
 # Fields that must not come as trailers (RFC 9110 section 6.5.1): framing, routing, authentication and what we set ourselves.
 TRAILER_FIELDS = FieldActions(
     {
         **dict.fromkeys(
             (
-                *REQUEST_FIELDS._known,
+                *REQUEST_FIELDS.known,
                 b"trailer",
                 b"authorization",
                 b"proxy-authorization",
@@ -110,12 +128,11 @@ TRAILER_FIELDS = FieldActions(
             DROP,
         )
     },
-    strict_names=True,
+    _NAME,
 )
 
 SERVER_TOKEN = b"aioingress"
 _STANDARD_REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
-STATUS_LINES: dict[tuple[int, bytes], bytes] = {}
 
 
 def reason_phrase(status: int) -> bytes:
@@ -130,15 +147,32 @@ def clean_reason(status: int, reason: bytes) -> bytes:
     return reason if reason.translate(None, _CONTROLS) == reason else reason_phrase(status)
 
 
-def response_start(status: int, reason: bytes) -> bytes:
-    """Status line and Server field; `reason` as the upstream wrote it."""
-    key = (status, reason)
-    line = STATUS_LINES.get(key)
-    if line is None:
-        line = b"HTTP/1.1 %d %b\r\nServer: %b\r\n" % (status, clean_reason(status, reason), SERVER_TOKEN)
-        if len(STATUS_LINES) < 256 and len(reason) <= 64:
-            STATUS_LINES[key] = line
-    return line
+class ResponseStarts(dict[tuple[int, bytes], bytes]):
+    """Status line and Server field by status and reason, the latter as the upstream wrote it. Learned, up to a bound."""
+
+    __slots__ = ("_token", "yields")
+
+    def __init__(self, token: bytes = SERVER_TOKEN, yields: bool = False) -> None:
+        """`yields`: to a Server field of the endpoint."""
+        super().__init__()
+        self._token = token
+        self.yields = yields
+
+    def __missing__(self, key: tuple[int, bytes]) -> bytes:
+        status, reason = key
+        line = b"HTTP/1.1 %d %b\r\nServer: %b\r\n" % (status, clean_reason(status, reason), self._token)
+        if len(self) < 256 and len(reason) <= 64:
+            self[key] = line
+        return line
+
+    def beside(self, fields: FieldPieces, status: int, reason: bytes) -> bytes:
+        """The start before `fields`, which may have the endpoint's Server."""
+        if any(name.lower() == b"server" for name in fields[::4]):
+            return b"HTTP/1.1 %d %b\r\n" % (status, clean_reason(status, reason))
+        return self[status, reason]
+
+
+RESPONSE_STARTS = ResponseStarts()
 
 
 _NO_OPTIONS: frozenset[bytes] = frozenset()
@@ -192,6 +226,8 @@ def request_head(exchange: Exchange) -> bytes:
         exchange.forwarded,
         *exchange.fields,
     ]
+    if not exchange.request_id:
+        parts[6] = b""  # generate-request-id is off, and the client sent none
     framing = exchange.body_framing
     if framing:
         if framing == LENGTH:

@@ -25,8 +25,9 @@ from ingress.metrics import RouteStats, UpstreamStats, WorkerMetrics
 from ingress.middleware import registry
 from ingress.middleware.base import Hooks, Phase, Scope, Services
 from ingress.middleware.satisfy import join as join_access
+from ingress.proxy import canary
 from ingress.proxy.sessions import CookieSessions
-from ingress.routing.regex import RegexPaths, compile_host_pattern
+from ingress.routing.regex import RegexPaths, find_host
 from ingress.routing.table import (
     AffinityMode,
     Balancing,
@@ -245,12 +246,17 @@ class UpstreamRuntime:
         return state
 
 
+AllHooks = tuple[tuple[RequestHook, ...], tuple[ResponseHook, ...], tuple[ErrorHook, ...]]
+NO_HOOKS: AllHooks = ((), (), ())
+
+
 class LinkedRoute:
     """A route bound to what serving it needs. Immutable but for what hangs behind `upstream` and `stats`."""
 
     __slots__ = (
         "body_limit_bytes",
         "error_hooks",
+        "main",
         "policy",
         "request_hooks",
         "response_hooks",
@@ -280,6 +286,7 @@ class LinkedRoute:
         self.request_hooks = request_hooks
         self.response_hooks = response_hooks
         self.error_hooks = error_hooks
+        self.main: LinkedRoute | None = None  # of a canary: the route that it has its share of
         self.status = route.closed_status if upstream is None else 0  # what to answer when there is no upstream
 
 
@@ -446,11 +453,27 @@ class Runtime:
             rule = self._retry_rules[route.policy] = RetryRule(route.policy)
         upstream = None if route.upstream is None else self.upstreams[route.upstream]
         stats = self._metrics.route(route.namespace, route.ingress, route.service, route.port)
-        if not route.features:
-            return LinkedRoute(route, upstream, stats, rule)
-        return LinkedRoute(route, upstream, stats, rule, *self._hooks(route))
+        hooks = self._hooks(route) if route.features else NO_HOOKS
+        linked = LinkedRoute(route, upstream, stats, rule, *hooks)
+        if route.canaries and upstream is not None:
+            linked.request_hooks += (canary.hook(self._split(linked)),)
+        return linked
 
-    def _hooks(self, route: Route) -> tuple[tuple[RequestHook, ...], tuple[ResponseHook, ...], tuple[ErrorHook, ...]]:
+    def _split(self, main: LinkedRoute) -> canary.CanarySplit[LinkedRoute]:
+        """Canaries have the hooks of their main route, and counters of their own."""
+        targets = []
+        for found in main.route.canaries:
+            route = found.route
+            upstream = None if route.upstream is None else self.upstreams[route.upstream]
+            stats = self._metrics.route(route.namespace, route.ingress, route.service, route.port)
+            target = LinkedRoute(
+                route, upstream, stats, main.retry, main.request_hooks, main.response_hooks, main.error_hooks
+            )
+            target.main = main
+            targets.append((target, found.rule))
+        return canary.CanarySplit(main, targets, self._rng)
+
+    def _hooks(self, route: Route) -> AllHooks:
         """Those of its features, in the order in which they are called. What can't be bound closes the route: a bug must not open it."""
         scope = Scope(route, self.services, self._live)
         request: list[RequestHook] = []
@@ -488,19 +511,16 @@ class Runtime:
 
 def _set_aliases(hosts: HostIndex[LinkedRoute], table: RoutingTable) -> None:
     """Let every alias lead to the paths that its host has now."""
-    if not table.aliases:
-        hosts.set_regex(())
-        return
-    expressions: list[tuple[Callable[[bytes], bool], PathIndex[LinkedRoute]]] = []
+    expressions: list[tuple[str, PathIndex[LinkedRoute]]] = []
     for alias in sorted(table.aliases.values(), key=lambda alias: alias.rank):
         paths = hosts.get(alias.host)
         if paths is None:
             continue
         if alias.pattern.startswith("~"):
-            expressions.append((compile_host_pattern(alias.pattern[1:]), paths))
+            expressions.append((alias.pattern[1:], paths))
         elif alias.pattern not in table.hosts:
             hosts.set(alias.pattern, paths)
-    hosts.set_regex(expressions)
+    hosts.set_regex(find_host(expressions) if expressions else None)
 
 
 def _refuse(exchange: Exchange) -> DirectResponse:

@@ -30,13 +30,12 @@ from ingress.exchange import (
     Field,
     FieldPieces,
 )
+from ingress.proxy.common import Common
 from ingress.proxy.forward import Forwarder
 from ingress.proxy.http1 import (
-    STATUS_LINES,
     clean_reason,
     forwarded_block,
     last_chunk,
-    response_start,
 )
 from ingress.proxy.reader import PIPELINE, PIPELINE_LIMIT, SLICE, RequestReader
 from ingress.proxy.upstream import UpstreamConnection
@@ -65,10 +64,12 @@ class ConnectionHost(Protocol):
     """What a connection needs of the data plane it belongs to."""
 
     settings: ProxySettings
+    common: Common
     forwarder: Forwarder
     draining: bool
 
-    def connection_opened(self, scheme: bytes) -> None: ...
+    def connection_opened(self, scheme: bytes) -> bool:
+        """False: there are too many already."""
 
     def connection_closed(self, scheme: bytes) -> None: ...
 
@@ -100,6 +101,8 @@ class ClientConnection(RequestReader, RequestHandler):
         "_parsed_fields",
         "_pending",
         "_read_pauses",
+        "_request_actions",
+        "_request_limit",
         "_requests",
         "_resumed",
         "_scheme",
@@ -107,6 +110,7 @@ class ClientConnection(RequestReader, RequestHandler):
         "_settings",
         "_slice",
         "_special",
+        "_starts",
         "_tls",
         "_touched",
         "_tunnel",
@@ -125,6 +129,9 @@ class ClientConnection(RequestReader, RequestHandler):
         self._forwarder_host = host
         self._forwarder = host.forwarder
         self._settings = settings = host.settings
+        self._request_actions = host.common.request_fields
+        self._starts = host.common.response_starts
+        self._request_limit = settings.keepalive_requests if settings.keepalive_timeout_s else 1
         # A head that is no longer than this meets every limit of bytes.
         self._unchecked = min(
             settings.request_line_limit_bytes, settings.header_line_limit_bytes, settings.header_total_limit_bytes
@@ -186,7 +193,8 @@ class ClientConnection(RequestReader, RequestHandler):
         if self._tls is not None:
             self._scheme = b"https"
         self._forwarded = forwarded_block(self._address, self.server_port, self._scheme.decode("ascii"))
-        self._forwarder_host.connection_opened(self._scheme)
+        if not self._forwarder_host.connection_opened(self._scheme):
+            transport.abort()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         manager, self._manager = self._manager, None
@@ -271,7 +279,7 @@ class ClientConnection(RequestReader, RequestHandler):
         exchange = self._active = self._pending.popleft()
         self._requests += 1
         self._chunked_response = self._close_delimited = False
-        if self._requests >= self._settings.keepalive_requests or self._forwarder_host.draining:
+        if self._requests >= self._request_limit or self._forwarder_host.draining:
             exchange.keep_alive = False
         if exchange.expects_continue and not exchange.body_bytes:
             self._continue_due = -1.0
@@ -376,7 +384,8 @@ class ClientConnection(RequestReader, RequestHandler):
             self._continue_due = 0.0
             if not exchange.body_complete:
                 exchange.keep_alive = False
-        parts = [STATUS_LINES.get((status, reason)) or response_start(status, reason), *fields]
+        starts = self._starts
+        parts = [starts.beside(fields, status, reason) if starts.yields else starts[status, reason], *fields]
         if exchange.set_cookie:
             parts += (b"Set-Cookie: ", exchange.set_cookie, b"\r\n")
         if framing == CHUNKED:
@@ -453,7 +462,7 @@ class ClientConnection(RequestReader, RequestHandler):
     def respond_upgrade(
         self, exchange: Exchange, reason: bytes, fields: FieldPieces, upstream: UpstreamConnection, early: bytes
     ) -> None:
-        self._out += (response_start(101, reason), *fields, b"Connection: upgrade\r\n\r\n")
+        self._out += (self._starts[101, reason], *fields, b"Connection: upgrade\r\n\r\n")
         if early:
             exchange.response_bytes += len(early)
             self._out.append(early)
@@ -594,6 +603,11 @@ class ClientConnection(RequestReader, RequestHandler):
     def idle(self) -> bool:
         """Nothing is under way on it."""
         return self._active is None and not self._pending and self._tunnel is None and not self._in_head
+
+    @property
+    def served(self) -> int:
+        """Requests so far."""
+        return self._requests
 
     def begin_drain(self) -> None:
         """The answer that is under way is the last one on this connection; an idle one is left to the sweep."""

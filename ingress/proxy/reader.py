@@ -34,11 +34,11 @@ from ingress.proxy.http1 import (
     FORWARDED_HOST,
     HOST,
     PASS,
-    REQUEST_FIELDS,
     REQUEST_ID,
     TRAILER_FIELDS,
     TRANSFER_ENCODING,
     UPGRADE,
+    FieldActions,
     connection_options,
 )
 
@@ -69,6 +69,7 @@ class RequestReader:
     __slots__ = _NONE_OF_ITS_OWN
 
     _settings: ProxySettings
+    _request_actions: FieldActions
     _forwarder: Forwarder
     _address: str
     _forwarded: bytes
@@ -163,7 +164,7 @@ class RequestReader:
         self._uri += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        action = REQUEST_FIELDS[name]
+        action = self._request_actions[name]
         if not action:  # PASS
             self._parsed_fields += (name, COLON, value, CRLF)
         else:

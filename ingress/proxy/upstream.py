@@ -24,10 +24,12 @@ from ingress.exchange import (
     Exchange,
     Field,
     FieldPieces,
+    ResponseHook,
     iter_fields,
     without_fields,
 )
 from ingress.metrics import WorkerMetrics
+from ingress.proxy.common import Common
 from ingress.proxy.http1 import (
     CONNECTION,
     CONTENT_LENGTH,
@@ -51,11 +53,14 @@ _log = logging.getLogger(__name__)
 _BYPASS_BYTES = 32768
 _FIELD_LIMIT = 256
 _KEEP_ALIVE = frozenset((b"keep-alive", b"Keep-Alive"))
-_HEAD_LIMIT_BYTES = 131072  # of a response; far above nginx's 4k proxy_buffer_size, whose 502s users complain about
 
 
 class Forwarding(Protocol):
     """The decisions that a connection leaves to the forwarder (`proxy.forward.Forwarder`)."""
+
+    @property
+    def response_hooks(self) -> Sequence[ResponseHook]:
+        """Of every response, whatever its route."""
 
     def response_started(self, exchange: Exchange, connection: "UpstreamConnection", status: int) -> bool:
         """False: the answer is not to be used (the request goes to another endpoint)."""
@@ -88,29 +93,34 @@ class Tunnel(Protocol):
 class UpstreamContext:
     """What all connections of one data plane share."""
 
-    __slots__ = ("connections", "forwarder", "loop", "metrics", "settings")
+    __slots__ = ("connections", "forwarder", "loop", "metrics", "response_fields", "settings")
 
     def __init__(
         self, forwarder: Forwarding, settings: ProxySettings, metrics: WorkerMetrics, loop: asyncio.AbstractEventLoop
     ) -> None:
         self.forwarder = forwarder
         self.settings = settings
+        self.response_fields = RESPONSE_FIELDS
         self.metrics = metrics
         self.loop = loop
         self.connections: set[UpstreamConnection] = set()  # all that are open: what the sweep looks at
+
+    def use(self, common: Common) -> None:
+        """Other settings: connections heed them from their next exchange on."""
+        self.settings = common.settings
+        self.response_fields = common.response_fields
 
 
 class Pool:
     """Idle connections to one endpoint, newest first."""
 
-    __slots__ = ("_limit", "context", "idle", "retired", "state")
+    __slots__ = ("context", "idle", "retired", "state")
 
     def __init__(self, state: EndpointState, context: "UpstreamContext") -> None:
         self.state = state
         self.context = context
         self.idle: list[UpstreamConnection] = []
         self.retired = False
-        self._limit = context.settings.upstream_keepalive_connections
 
     async def connect(self) -> "UpstreamConnection":
         """A new connection. Raises OSError."""
@@ -124,10 +134,11 @@ class Pool:
 
     def release(self, connection: "UpstreamConnection") -> None:
         """Take back a connection whose exchange is complete on both sides."""
+        settings = self.context.settings
         if (
             self.retired
-            or len(self.idle) >= self._limit
-            or connection.requests >= self.context.settings.upstream_keepalive_requests
+            or len(self.idle) >= settings.upstream_keepalive_connections
+            or connection.requests >= settings.upstream_keepalive_requests
         ):
             connection.close()
         else:
@@ -145,6 +156,7 @@ class UpstreamConnection(asyncio.Protocol):
     """One TCP connection to an endpoint, speaking HTTP/1.1."""
 
     __slots__ = (
+        "_actions",
         "_bypass_left",
         "_chunked",
         "_complete",
@@ -182,6 +194,7 @@ class UpstreamConnection(asyncio.Protocol):
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
         self._context = pool.context
+        self._actions = pool.context.response_fields
         self._forwarder = pool.context.forwarder
         self.transport: asyncio.Transport | None = None
         self.exchange: Exchange | None = None
@@ -299,6 +312,7 @@ class UpstreamConnection(asyncio.Protocol):
         """Begin an exchange: its head, and what there is of its body."""
         self.exchange = exchange
         exchange.upstream_connection = self
+        self._actions = self._context.response_fields
         if self.requests:
             self._context.metrics.upstream_connections_reused += 1
         self.requests += 1
@@ -391,8 +405,9 @@ class UpstreamConnection(asyncio.Protocol):
         elif self.exchange is not None:
             self._unusual = True
             self._head_bytes += len(data)
-            if self._head_bytes > _HEAD_LIMIT_BYTES:
-                self._fail(Reason.UPSTREAM_PROTOCOL, f"response head larger than {_HEAD_LIMIT_BYTES} bytes")
+            limit = self._context.settings.response_head_limit_bytes
+            if self._head_bytes > limit:
+                self._fail(Reason.UPSTREAM_PROTOCOL, f"response head larger than {limit} bytes")
         exchange.downstream.flush()
 
     def _relay_unparsed(self, exchange: Exchange, data: bytes, left: int) -> None:
@@ -421,7 +436,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._reason += reason
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        action = RESPONSE_FIELDS[name]
+        action = self._actions[name]
         if not action:  # PASS; trailer fields come here too
             self._fields += (name, COLON, value, CRLF)
         elif self._in_body:  # none of these may come as a trailer
@@ -480,7 +495,7 @@ class UpstreamConnection(asyncio.Protocol):
             fields += (b"Date", COLON, http_date(), CRLF)
         keep_alive = self._keep_alive = self._parser.should_keep_alive()
         length = self._content_length
-        if exchange.route.response_hooks:
+        if exchange.route.response_hooks or self._forwarder.response_hooks:
             fields = self._forwarder.response_head(exchange, status, fields, length)
         downstream = exchange.downstream  # a hook may have put something in between
         if exchange.method == b"HEAD":

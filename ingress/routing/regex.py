@@ -5,7 +5,7 @@ RE2 alone: a match costs time linear in the path whatever the expressions, which
 matched in one pass (RE2's set): a thousand cost what one does.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, Generic, TypeVar
 
@@ -78,6 +78,58 @@ def compile_host_pattern(pattern: str) -> Callable[[bytes], bool]:
     return lambda host: search(host) is not None
 
 
+class FirstMatch:
+    """Which of several expressions is the first that matches somewhere in a text: all in one pass (RE2's set)."""
+
+    __slots__ = ("_linear", "_match", "_patterns")
+
+    def __init__(self, patterns: Sequence[bytes]) -> None:
+        """Raises `re2.error` for a pattern that is none."""
+        self._patterns = patterns
+        self._linear: list[Any] | None = None
+        found = re2.Set.SearchSet(_SET)
+        for pattern in patterns:
+            found.Add(pattern)
+        found.Add(b"")  # matches everything: without it in the answer, RE2 ran out of memory
+        self._match = found._set.Match  # the wrapper around it only tells str from bytes
+        try:
+            found.Compile()
+        except re2.error:
+            self.fall_back()
+        else:
+            if not self._match(b"/"):
+                self.fall_back()
+
+    def fall_back(self) -> None:
+        """Too large for one automaton: one after the other, with the same result."""
+        self._linear = [re2.compile(pattern, _TESTING) for pattern in self._patterns]
+
+    def find(self, text: bytes) -> int | None:
+        """Its position among the patterns."""
+        if self._linear is None:
+            found = self._match(text)
+            if found:
+                first: int = min(found)
+                return first if first < len(self._patterns) else None
+            self.fall_back()
+        for position, compiled in enumerate(self._linear or ()):
+            if compiled.search(text) is not None:
+                return position
+        return None
+
+
+def find_host(patterns: Sequence[tuple[str, T]]) -> Callable[[bytes], T | None]:
+    """The value of the first of `patterns` (as `compile_host_pattern` takes them) that matches a host."""
+    find = FirstMatch([pattern.encode("ascii") for pattern, _ in patterns]).find
+    values = [value for _, value in patterns]
+
+    def look_up(host: bytes) -> T | None:
+        position = find(host)
+        return None if position is None else values[position]
+
+    return look_up
+
+
 class Rewriter:
     """The groups of a path, for `rewrite-target`. Not anchored, as ingress-nginx has it there: it is only asked for paths that match anyway."""
 
@@ -101,14 +153,13 @@ class Rewriter:
 class RegexPaths(Generic[T]):
     """Paths of one host in regex mode. Answers like `PathTrie`; `add` in order of precedence, `finish` before the first match."""
 
-    __slots__ = ("_exact", "_linear", "_patterns", "_set", "_values", "default")
+    __slots__ = ("_exact", "_first", "_patterns", "_values", "default")
 
     def __init__(self, default: T | None = None) -> None:
         self._exact: dict[bytes, T] = {}
         self._patterns: list[str] = []
         self._values: list[T] = []
-        self._set: Any = None
-        self._linear: list[Any] | None = None
+        self._first = _NOTHING
         self.default = default
 
     def add(self, pattern: str, value: T) -> None:
@@ -121,39 +172,15 @@ class RegexPaths(Generic[T]):
         self._exact.setdefault(path, value)
 
     def finish(self) -> None:
-        found = re2.Set.SearchSet(_SET)  # unanchored: the patterns say themselves where they begin
-        for pattern in self._patterns:
-            found.Add(_anchored(pattern))
-        found.Add(b"")  # matches everything: without it in the answer, RE2 ran out of memory
-        try:
-            found.Compile()
-        except re2.error:
-            self._fall_back()
-            return
-        self._set = found._set.Match  # the wrapper around it only tells str from bytes
-        if not self._set(b"/"):
-            self._fall_back()
-
-    def _fall_back(self) -> None:
-        """Too large for one automaton: one after the other, with the same result."""
-        self._set = None
-        self._linear = [re2.compile(_anchored(pattern), _TESTING) for pattern in self._patterns]
+        self._first = FirstMatch([_anchored(pattern) for pattern in self._patterns])
 
     def match(self, path: bytes) -> T | None:
         """The value of the first pattern that matches a normalised path."""
         value = self._exact.get(path)
         if value is not None:
             return value
-        if self._linear is None:
-            found = self._set(path)
-            if found:
-                first = min(found)
-                return self._values[first] if first < len(self._values) else None
-            self._fall_back()
-        for compiled, value in zip(self._linear or (), self._values, strict=True):
-            if compiled.search(path) is not None:
-                return value
-        return None
+        position = self._first.find(path)
+        return None if position is None else self._values[position]
 
     def candidates(self, path: bytes) -> list[T]:
         """Every rule that matches, best first: what `explain` shows. Not for the hot path."""
@@ -163,3 +190,6 @@ class RegexPaths(Generic[T]):
             if re2.compile(_anchored(pattern), _TESTING).search(path) is not None:
                 found.append(value)
         return found
+
+
+_NOTHING = FirstMatch(())

@@ -116,6 +116,7 @@ class TrafficPolicy(msgspec.Struct, frozen=True):
     retry_on: tuple[RetryOn, ...] = (RetryOn.ERROR, RetryOn.TIMEOUT)  # empty: never
     retry_tries: int = 3  # including the first; 0: as many as there are endpoints
     retry_timeout_s: float = 0.0  # 0: no limit over all tries
+    access_log: bool = True  # requests are logged
 
 
 class Feature(msgspec.Struct, frozen=True):
@@ -132,6 +133,30 @@ class Feature(msgspec.Struct, frozen=True):
 APP_ROOT = "app-root"
 WWW_REDIRECT = "www-redirect"
 """Names of the features that `translate` makes itself, because they are a host's and not an Ingress's."""
+
+
+class CanaryRule(msgspec.Struct, frozen=True):
+    """Which requests of a route a canary gets, in the order of ingress-nginx: by header, by cookie, by weight.
+
+    A header or cookie of value `always` chooses it, `never` rules it out, anything else is no answer. With `header_value`, or else
+    `header_pattern` (RE2, searched for), the header chooses it by its value instead. `weight` is a share of `weight_total`, drawn for each request.
+    `sticky`: sessions of the main route belong to one of the two, and stay there.
+    """
+
+    header: str = ""
+    header_value: str = ""
+    header_pattern: str = ""
+    cookie: str = ""
+    weight: int = 0
+    weight_total: int = 100
+    sticky: bool = True
+
+
+class Canary(msgspec.Struct, frozen=True):
+    """`route` is the main one's but for Ingress, Service and upstream."""
+
+    route: "Route"
+    rule: CanaryRule
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -153,6 +178,7 @@ class Route(msgspec.Struct, frozen=True):
     closed_reason: str = ""
     features: tuple[Feature, ...] = ()  # in the order in which they act
     pattern: str = ""  # regular expression, less its anchor; empty: `path` is matched by `path_type`
+    canaries: tuple[Canary, ...] = ()  # in the order in which they are asked
 
     @property
     def id(self) -> str:
@@ -174,6 +200,9 @@ class HostRoutes(msgspec.Struct, frozen=True):
     default: Route | None = None
     regex_cause: str = ""
     app_root: Route | None = None  # answers for `/` alone, before all others, in regex mode too
+    twin_of: HostPattern = (
+        ANY_HOST  # all its requests are redirected there (from-to-www-redirect); empty: it is no twin
+    )
 
 
 class HostAlias(msgspec.Struct, frozen=True):

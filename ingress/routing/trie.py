@@ -120,7 +120,7 @@ class HostIndex(Generic[T]):
     def __init__(self, entries: Iterable[tuple[str, PathIndex[T]]] = ()) -> None:
         self._exact: dict[bytes, PathIndex[T]] = {}
         self._wildcard: dict[bytes, PathIndex[T]] = {}
-        self._regex: tuple[tuple[Callable[[bytes], bool], PathIndex[T]], ...] = ()
+        self._regex: Callable[[bytes], PathIndex[T] | None] | None = None
         self._any: PathIndex[T] | None = None
         for pattern, trie in entries:
             self.set(pattern, trie)
@@ -133,9 +133,9 @@ class HostIndex(Generic[T]):
         else:
             self._exact[pattern.encode()] = trie
 
-    def set_regex(self, entries: Iterable[tuple[Callable[[bytes], bool], PathIndex[T]]]) -> None:
-        """All aliases by regular expression: whether a host matches, and its paths; the first that does wins."""
-        self._regex = tuple(entries)
+    def set_regex(self, find: Callable[[bytes], PathIndex[T] | None] | None) -> None:
+        """The paths of the first alias by regular expression that matches a host; None: there are no such aliases."""
+        self._regex = find
 
     def get(self, pattern: str) -> PathIndex[T] | None:
         """The paths of a pattern."""
@@ -172,8 +172,9 @@ class HostIndex(Generic[T]):
                 trie = self._wildcard.get(parent)
                 if trie is not None:
                     return trie
-        for matches, paths in self._regex:
-            if matches(host):
+        if self._regex is not None:
+            paths = self._regex(host)
+            if paths is not None:
                 return paths
         return self._any
 

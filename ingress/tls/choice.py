@@ -2,6 +2,7 @@
 
 import enum
 
+from ingress.routing.alias import alias_of
 from ingress.routing.table import RoutingTable
 from ingress.routing.tls import HostPattern, TLSHost
 
@@ -13,9 +14,22 @@ def wildcard_of(name: str) -> HostPattern:
 
 
 def tls_host(table: RoutingTable, name: str) -> TLSHost | None:
-    """Exact host, then one-label wildcard, then the host that stands for any. `name` in lower case; empty: no SNI."""
+    """Exact host, then one-label wildcard, then the host that stands for any. `name` in lower case; empty: no SNI.
+
+    An alias is met as its host is, client certificates included: it leads to the same routes.
+    """
     hosts = table.tls_hosts
+    host = alias_of(table, name)
+    if host is not None:
+        name = host
+        if not host or host.startswith("*."):
+            return hosts.get(host)
     if name:
+        twin = table.hosts.get(HostPattern(name))
+        if twin is not None and twin.twin_of and HostPattern(name) not in hosts:
+            # It only redirects, so it shows the certificate of its twin and asks for none.
+            other = tls_host(table, twin.twin_of)
+            return other and TLSHost(twin.host, other.certificates, None, other.ciphers, other.prefer_server_ciphers)
         found = hosts.get(HostPattern(name)) or hosts.get(wildcard_of(name) or HostPattern(name))
         if found is not None:
             return found
@@ -26,9 +40,11 @@ def tls_host(table: RoutingTable, name: str) -> TLSHost | None:
 
 
 def known_host(table: RoutingTable, name: str) -> bool:
-    """Whether some Ingress has this host, exactly or by a wildcard."""
+    """Whether some Ingress has this host, exactly, by a wildcard or as an alias."""
     if not name:
         return False
+    if alias_of(table, name) is not None:
+        return True
     wildcard = wildcard_of(name)
     return any(
         HostPattern(name) in patterns or (wildcard != "" and wildcard in patterns)

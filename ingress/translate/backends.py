@@ -20,6 +20,7 @@ from ingress.model.kubernetes import EndpointConditions, EndpointPort, ServicePo
 from ingress.routing.table import AffinityMode, Balancing, Endpoint, Upstream, UpstreamKey, UpstreamProtocol
 from ingress.translate.annotations import DEFAULT_ASK, UpstreamAsk
 from ingress.translate.names import is_ip_address, is_localhost_name, normalize_external_name
+from ingress.translate.options import DEFAULT_OPTIONS, Options
 from ingress.translate.report import Report, shown
 
 _EXTERNAL_NAME = "ExternalName"
@@ -94,7 +95,9 @@ class BuiltUpstream:
     external_name: str = ""
 
 
-def build_upstream(spec: UpstreamSpec, state: ClusterState, settings: TranslateSettings) -> BuiltUpstream:
+def build_upstream(
+    spec: UpstreamSpec, state: ClusterState, settings: TranslateSettings, options: Options = DEFAULT_OPTIONS
+) -> BuiltUpstream:
     """The Service and its port exist (`find_port`); if not, the upstream has no endpoints."""
     owner = (spec.namespace, spec.service)
     service = state.services.get(owner)
@@ -110,6 +113,9 @@ def build_upstream(spec: UpstreamSpec, state: ClusterState, settings: TranslateS
     if service.spec.type == _EXTERNAL_NAME:
         number = port.port if target is None else target
         endpoints, why_empty, external_name = _external(service, number, state.resolved, settings, report)
+        if options.disable_ipv6_dns:
+            endpoints = {endpoint for endpoint in endpoints if ":" not in endpoint.address}
+            why_empty = why_empty or ("" if endpoints else "has no IPv4 address, and disable-ipv6-dns is on")
     elif slices := state.slices.get(owner):
         endpoints, why_empty, protocol_hint, verdicts = _from_slices(slices, port, target)
     elif (manual := state.endpoints.get(owner)) is not None:

@@ -10,12 +10,13 @@ An endpoint that comes or goes touches layer 3 alone. What comes out equal is th
 workers need not look into it.
 """
 
+import dataclasses
 import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress
 
-from ingress.config import TranslateSettings
+from ingress.config import ProxySettings, TranslateSettings
 from ingress.errors import Severity, Verdict, VerdictReason
 from ingress.model import (
     ClusterState,
@@ -30,7 +31,7 @@ from ingress.model import (
 )
 from ingress.model.cluster import NamespacedName
 from ingress.routing.table import HostAlias, HostPattern, HostRoutes, Route, RoutingTable, Upstream, UpstreamKey
-from ingress.translate.backends import BuiltUpstream, build_upstream
+from ingress.translate.backends import BuiltUpstream, UpstreamSpec, build_upstream
 from ingress.translate.classes import Claim, ClassIndex
 from ingress.translate.conflicts import choose_catch_all, merge_host
 from ingress.translate.context import Context, allowed_middleware, objects_of
@@ -38,13 +39,14 @@ from ingress.translate.derived import derive_hosts
 from ingress.translate.digest import TableDigest, part_digest
 from ingress.translate.features import FeatureParser
 from ingress.translate.fragment import Fragment, build_fallback, build_fragment
-from ingress.translate.options import DEFAULT_OPTIONS, check_options
+from ingress.translate.options import DEFAULT_OPTIONS
+from ingress.translate.options.parse import Good, ParsedOptions, read_options
 from ingress.translate.report import Report, VerdictBook, shown
 
 _FALLBACK: NamespacedName = ("\0", "default backend of the controller")  # not the name of any Ingress
 _BACKING = frozenset((Kind.SERVICE, Kind.ENDPOINTS, Kind.ENDPOINT_SLICE))
 _REFERRED = frozenset((Kind.SECRET, Kind.CONFIG_MAP))
-_HOST, _UPSTREAM, _DEFAULT, _ALIAS = b"host", b"upstream", b"default", b"alias"
+_HOST, _UPSTREAM, _DEFAULT, _ALIAS, _SETTINGS = b"host", b"upstream", b"default", b"alias", b"settings"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ class Compilation:
 
     `verdicts` are sorted. `external_names` are the host names of ExternalName Services in use: whoever resolves names keeps them in
     `ClusterState.resolved`. `served` are the Ingresses of our classes, whatever became of their rules; `references` the Secrets and
-    ConfigMaps that they name, existing or not.
+    ConfigMaps that they and the options name, existing or not.
     """
 
     table: RoutingTable
@@ -74,6 +76,7 @@ class Compiler:
     """`compile` gives what `compile_table` would, and remembers what it can use again at the next call.
 
     Unchanged objects are recognised by identity, so a source should keep the object it has while nothing is new about it.
+    One thing depends on the past: where the value of an option can't be used, the last good one stays in force.
     """
 
     def __init__(self, settings: TranslateSettings, parsers: Sequence[FeatureParser] = ()) -> None:
@@ -92,17 +95,27 @@ class Compiler:
         try:
             return self._memory.compile(state, changed, resolved_changed)
         except Exception:
-            self._memory = _Memory(self._settings, self._parsers)  # half-way updated, it must not be used again
+            # Half-way updated, it must not be used again.
+            self._memory = _Memory(self._settings, self._parsers, self._memory.good_options)
             raise
 
 
 class _Memory:
     """What `Compiler` knows from its earlier calls, and how it is brought up to date."""
 
-    def __init__(self, settings: TranslateSettings, parsers: Sequence[FeatureParser]) -> None:
+    def __init__(
+        self,
+        settings: TranslateSettings,
+        parsers: Sequence[FeatureParser],
+        good_options: Mapping[str, Good] | None = None,
+    ) -> None:
         self._settings = settings
         self._parsers = parsers
+        self.good_options = good_options or {}
+        self._parsed_options = ParsedOptions()
         self._options = DEFAULT_OPTIONS
+        self._proxy: ProxySettings | None = None
+        self._proxy_digest: bytes | None = None
         self._result: Compilation | None = None
         self._verdicts = VerdictBook()
         self._digest = TableDigest()
@@ -134,6 +147,7 @@ class _Memory:
         self._users: dict[
             UpstreamKey, set[NamespacedName]
         ] = {}  # Ingresses that name it, even if they lost their paths
+        self._derived: dict[UpstreamKey, UpstreamSpec] = {}  # of upstreams that no fragment names (`canaries`)
         self._built: dict[UpstreamKey, BuiltUpstream] = {}
         self._upstreams: dict[UpstreamKey, Upstream] = {}
         self._upstream_digests: dict[UpstreamKey, bytes] = {}
@@ -147,17 +161,20 @@ class _Memory:
     ) -> Compilation:
         first = self._result is None
         kinds = None if changed is None or first else {ref.kind for ref in changed}
-        if kinds is None or Kind.CONFIG_MAP in kinds:
-            self._verdicts.put(("options", ""), check_options(self._settings, state.config_maps))
+        stale_options = self._read_options(state) if kinds is None or Kind.CONFIG_MAP in kinds else False
 
         # Each layer hands the next what it has to do again.
         ingresses = self._changed_ingresses(state, kinds)
+        if stale_options:
+            ingresses |= self._fragments.keys()  # all that were compiled by other options
         services = self._changed_services(state, kinds)
         for owner in services:
             ingresses |= self._named_by.get(owner, set())
         for ref in self._changed_objects(state, kinds):
             ingresses |= self._referrers[ref]
         stale_upstreams = self._changed_upstreams(state, kinds, services, resolved_changed, unknown=kinds is None)
+        if stale_options:
+            stale_upstreams |= self._built.keys()
 
         dirty_hosts: set[HostPattern] = set()
         recheck: set[NamespacedName] = set()  # Ingresses whose upstreams may have lost or gained their last endpoint
@@ -178,7 +195,31 @@ class _Memory:
         upstreams_changed = self._update_upstreams(state, stale_upstreams | wanted, recheck)
         for key in recheck:
             self._report_empty(key)
-        return self._publish(hosts_changed, default_changed, upstreams_changed)
+        return self._publish(hosts_changed, default_changed, upstreams_changed, self._replace_proxy())
+
+    # ---- options ----
+
+    def _read_options(self, state: ClusterState) -> bool:
+        """Take the options of `state`; True if anything that is compiled here depends on what changed about them."""
+        before = self._parsed_options
+        parsed = read_options(self._settings, state.config_maps, self.good_options, objects_of(state))
+        self._parsed_options = parsed
+        self.good_options = parsed.good
+        self._verdicts.put(("options", ""), parsed.verdicts)
+        self._references_changed |= parsed.references != before.references
+        old, self._options = self._options, parsed.options
+        # What only the workers read costs no compilation.
+        return dataclasses.replace(old, proxy=None) != dataclasses.replace(parsed.options, proxy=None)
+
+    def _replace_proxy(self) -> bool:
+        proxy = self._options.proxy
+        if proxy == self._proxy:
+            return False
+        self._proxy = proxy
+        digest = part_digest(_SETTINGS, proxy) if proxy is not None else None
+        self._digest.replace(self._proxy_digest, digest)
+        self._proxy_digest = digest
+        return True
 
     # ---- what changed ----
 
@@ -266,7 +307,7 @@ class _Memory:
     def _replace_fragment(self, key: NamespacedName, state: ClusterState, dirty_hosts: set[HostPattern]) -> bool:
         """Build the fragment anew and mark the hosts concerned; True if the catch-all is concerned."""
         old = self._fragments.get(key)
-        new = build_fallback(self._settings, state.services) if key == _FALLBACK else self._fragment(key, state)
+        new = self._fragment(key, state)
         self._refer(key, old, new, state)
         if old is not None:
             for owner in old.services if new is None else old.services - new.services:
@@ -296,13 +337,15 @@ class _Memory:
             self._users.setdefault(upstream, set()).add(key)
         if new.catch_all is not None:
             self._claimants[key] = new
-        if new.ask.aliases or new.ask.www_twin:
+        if new.canary is None and (new.ask.aliases or new.ask.www_twin):
             self._deriving[key] = new
         self._verdicts.put(("object", key), new.verdicts)
         return new.catch_all is not None or (old is not None and old.catch_all is not None)
 
     def _fragment(self, key: NamespacedName, state: ClusterState) -> Fragment | None:
-        """None for an Ingress that is gone or not ours."""
+        """None for an Ingress that is gone or not ours, and where there is no default backend."""
+        if key == _FALLBACK:
+            return build_fallback(self._settings, state.services, self._options)
         ingress = state.ingresses.get(key)
         if ingress is None:
             self._ingresses.pop(key, None)
@@ -361,6 +404,7 @@ class _Memory:
             if members:
                 merged = merge_host(host, members.values())
                 new: HostRoutes | None = merged.routes
+                self._derived.update(merged.derived)
                 self._verdicts.put(("host", host), merged.verdicts)
             else:
                 del self._members[host]
@@ -418,7 +462,9 @@ class _Memory:
         route = fragment.catch_all.route if fragment.catch_all is not None else None
         use = fragment.uses.get(route.upstream) if route is not None and route.upstream is not None else None
         try:
-            return use is not None and bool(build_upstream(use.spec, state, self._settings).upstream.endpoints)
+            return use is not None and bool(
+                build_upstream(use.spec, state, self._settings, self._options).upstream.endpoints
+            )
         except Exception:  # a bug of ours: layer 3 meets it too, and reports it
             return False
 
@@ -440,6 +486,7 @@ class _Memory:
             new = self._build(key, state) if self._references.get(key) else None
             if new is None:
                 self._references.pop(key, None)
+                self._derived.pop(key, None)
             if old is None and new is None:
                 continue
             if (old.why_empty if old is not None else None) != (new.why_empty if new is not None else None):
@@ -462,11 +509,11 @@ class _Memory:
 
     def _build(self, key: UpstreamKey, state: ClusterState) -> BuiltUpstream | None:
         users = self._users.get(key)
-        if not users:
+        spec = self._fragments[next(iter(users))].uses[key].spec if users else self._derived.get(key)
+        if spec is None:
             return None
-        spec = self._fragments[next(iter(users))].uses[key].spec
         try:
-            return build_upstream(spec, state, self._settings)
+            return build_upstream(spec, state, self._settings, self._options)
         except Exception as e:
             report = Report(f"Service {spec.namespace}/{spec.service}", "")
             report.error(
@@ -524,9 +571,11 @@ class _Memory:
 
     # ---- the result ----
 
-    def _publish(self, hosts_changed: bool, default_changed: bool, upstreams_changed: bool) -> Compilation:
+    def _publish(
+        self, hosts_changed: bool, default_changed: bool, upstreams_changed: bool, settings_changed: bool
+    ) -> Compilation:
         last = self._result
-        if last is None or hosts_changed or default_changed or upstreams_changed:
+        if last is None or hosts_changed or default_changed or upstreams_changed or settings_changed:
             # The dictionaries of a table that was handed out are never written to again.
             table = RoutingTable(
                 id=self._digest.hexdigest(),
@@ -534,6 +583,7 @@ class _Memory:
                 aliases=self._aliases,
                 upstreams=dict(self._upstreams) if last is None or upstreams_changed else last.table.upstreams,
                 default=self._default,
+                settings=self._proxy,
             )
         else:
             table = last.table
@@ -545,7 +595,7 @@ class _Memory:
         else:
             served = last.served
         if self._references_changed or last is None:
-            references = frozenset(self._objects)
+            references = frozenset(self._objects) | self._parsed_options.references
             self._references_changed = False
         else:
             references = last.references
@@ -571,8 +621,9 @@ def _upstreams_of_host(host: HostRoutes | None) -> Iterable[UpstreamKey]:
     if host is None:
         return
     for route in host.routes:
-        if route.upstream is not None:
-            yield route.upstream
+        yield from _upstreams_of_route(route)
+        for canary in route.canaries:
+            yield from _upstreams_of_route(canary.route)
     yield from _upstreams_of_route(host.default)
 
 

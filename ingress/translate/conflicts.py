@@ -5,13 +5,15 @@ a host or path from an older one, not even when the older one's Service is missi
 backend of all hosts is nobody's in particular: there a Service without endpoints comes last.
 """
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 
 import msgspec
 
 from ingress.errors import Severity, Verdict, VerdictReason
-from ingress.routing.table import HostPattern, HostRoutes, PathType, Route
+from ingress.routing.table import HostPattern, HostRoutes, PathType, Route, UpstreamKey
+from ingress.translate.backends import UpstreamSpec
+from ingress.translate.canaries import attach, with_pattern
 from ingress.translate.fragment import UNKNOWN_AGE, Fragment, Placed
 from ingress.translate.regex_mode import describe, find_cause, regex_routes
 from ingress.translate.report import shown
@@ -34,8 +36,11 @@ def _created(fragment: Fragment) -> float:
 
 @dataclass(frozen=True, slots=True)
 class MergedHost:
-    routes: HostRoutes
+    """`routes` None: only canaries have the host. `derived` are upstreams of canaries that no fragment names."""
+
+    routes: HostRoutes | None
     verdicts: tuple[Verdict, ...] = ()
+    derived: Mapping[UpstreamKey, UpstreamSpec] = field(default_factory=dict)
 
 
 def merge_host(host: HostPattern, fragments: Iterable[Fragment]) -> MergedHost:
@@ -44,8 +49,14 @@ def merge_host(host: HostPattern, fragments: Iterable[Fragment]) -> MergedHost:
     default: tuple[Fragment, Placed] | None = None
     app_root: tuple[Fragment, Placed] | None = None
     verdicts: list[Verdict] = []
+    known = False
+    canaries: list[Fragment] = []
     for fragment in by_precedence(fragments):
         part = fragment.hosts[host]
+        if fragment.canary is not None:
+            canaries.append(fragment)
+            continue
+        known = True
         if part.app_root is not None:
             if app_root is None:
                 app_root = (fragment, part.app_root)
@@ -65,13 +76,21 @@ def merge_host(host: HostPattern, fragments: Iterable[Fragment]) -> MergedHost:
                 default = (fragment, part.default)
             else:
                 verdicts.append(_conflict(fragment, part.default, f"default backend of host {host or '*'}", default))
+    derived: Mapping[UpstreamKey, UpstreamSpec] = {}
+    if canaries:
+        attached = attach(host, taken, canaries)
+        taken, derived = attached.taken, attached.derived
+        verdicts += attached.verdicts
+        if not known:
+            return MergedHost(None, tuple(verdicts))
     default_route = default[1].route if default is not None else None
     cause = find_cause(taken.values())
     if cause is None:
-        verdicts += (_literal(fragment, placed) for fragment, placed in taken.values() if placed.looks_like_regex)
-        routes = tuple(sorted((placed.route for _, placed in taken.values()), key=_position))
+        verdicts += [_literal(fragment, placed) for fragment, placed in taken.values() if placed.looks_like_regex]
+        routes = tuple(sorted([placed.route for _, placed in taken.values()], key=_position))
     else:
         routes, found = regex_routes(host, tuple(taken.values()), cause)
+        routes = tuple(with_pattern(route) for route in routes)
         verdicts += found
         if default_route is not None:
             default_route = msgspec.structs.replace(default_route, pattern=default_route.path)
@@ -82,7 +101,7 @@ def merge_host(host: HostPattern, fragments: Iterable[Fragment]) -> MergedHost:
         regex_cause="" if cause is None else describe(cause),
         app_root=None if app_root is None else app_root[1].route,
     )
-    return MergedHost(merged, tuple(verdicts))
+    return MergedHost(merged, tuple(verdicts), derived)
 
 
 def _literal(fragment: Fragment, placed: Placed) -> Verdict:

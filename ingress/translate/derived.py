@@ -65,7 +65,7 @@ def _add_twin(
             route = Route(
                 twin, "/", PathType.PREFIX, namespace, name, "", "", None, closed_status=404, features=(feature,)
             )
-            derived.twins[twin] = HostRoutes(twin, (route,))
+            derived.twins[twin] = HostRoutes(twin, (route,), twin_of=host)
         return
     derived.verdicts.append(_verdict(fragment, "from-to-www-redirect", why, host, VerdictReason.INVALID_ANNOTATION))
 

@@ -18,6 +18,7 @@ from ingress.model.kubernetes import HTTPIngressPath, IngressBackend, IngressRul
 from ingress.routing.table import (
     ANY_HOST,
     APP_ROOT,
+    CanaryRule,
     Feature,
     HostPattern,
     PathType,
@@ -26,11 +27,12 @@ from ingress.routing.table import (
     UpstreamKey,
     UpstreamProtocol,
 )
-from ingress.translate.annotations import DEFAULT_ASK, NO_ANNOTATIONS, AnnotationPolicy, UpstreamAsk, parse_annotations
+from ingress.translate.annotations import NO_ANNOTATIONS, AnnotationPolicy, UpstreamAsk, parse_annotations
 from ingress.translate.annotations.hosts import NO_HOST_ASK, HostAsk
 from ingress.translate.backends import UpstreamSpec, app_protocol, find_port, upstream_spec
 from ingress.translate.context import Context
 from ingress.translate.names import is_object_name, is_port_name, parse_host
+from ingress.translate.options import DEFAULT_OPTIONS, Options
 from ingress.translate.paths import is_strict_path, looks_like_regex, parse_path_type, parse_regex_path, parse_rule_path
 from ingress.translate.references import references_of
 from ingress.translate.report import Report, shown
@@ -81,6 +83,7 @@ class Fragment:
     verdicts: tuple[Verdict, ...] = ()
     references: frozenset[ObjectRef] = frozenset()  # Secrets and ConfigMaps that decide about it, existing or not
     ask: HostAsk = NO_HOST_ASK
+    canary: CanaryRule | None = None  # its routes take a share of others' (`canaries`), and are none by themselves
 
     @property
     def name(self) -> str:
@@ -110,7 +113,9 @@ def build_fragment(ingress: Ingress, services: Mapping[NamespacedName, Service],
         )
 
 
-def build_fallback(settings: TranslateSettings, services: Mapping[NamespacedName, Service]) -> Fragment | None:
+def build_fallback(
+    settings: TranslateSettings, services: Mapping[NamespacedName, Service], options: Options = DEFAULT_OPTIONS
+) -> Fragment | None:
     """The default backend of the controller as a fragment of its own; None if none is set.
 
     A Service that is missing or without ports gives a fragment that claims nothing: unknown hosts get the built-in 404, as
@@ -137,8 +142,8 @@ def build_fallback(settings: TranslateSettings, services: Mapping[NamespacedName
                 "The default backend Service has no port: unknown hosts get 404.",
             )
         return Fragment(ref, report.origin, UNKNOWN_AGE, services=watched, verdicts=report.verdicts())
-    spec = upstream_spec(namespace, name, service.spec.ports[0].port, "", DEFAULT_ASK)
-    route = Route(ANY_HOST, "/", PathType.PREFIX, namespace, "", name, spec.port, spec.key)
+    spec = upstream_spec(namespace, name, service.spec.ports[0].port, "", UpstreamAsk(options.load_balance))
+    route = Route(ANY_HOST, "/", PathType.PREFIX, namespace, "", name, spec.port, spec.key, options.traffic)
     return Fragment(
         ref, report.origin, UNKNOWN_AGE, catch_all=Placed(route, ""), uses={spec.key: Use(spec, "")}, services=watched
     )
@@ -178,6 +183,7 @@ class _Builder:
         self._uses: dict[UpstreamKey, Use] = {}
         self._targets: dict[tuple[str, int, str], _Target] = {}
         self._policy: AnnotationPolicy = NO_ANNOTATIONS
+        self._strict_paths = False
 
     def build(self, context: Context) -> Fragment:
         ingress, spec, report = self.ingress, self.ingress.spec, self._report
@@ -192,6 +198,7 @@ class _Builder:
             created = UNKNOWN_AGE
         if not self._has_valid_name():
             return Fragment(ingress.ref, ingress.origin, created, verdicts=report.verdicts())
+        self._strict_paths = context.options.strict_paths
         self._policy = parse_annotations(
             ingress.metadata.annotations,
             context.settings.annotation_prefixes,
@@ -216,7 +223,14 @@ class _Builder:
         if self._policy.host.app_root:
             for host, part in hosts.items():
                 part.app_root = self._app_root(host)
-        if spec.default_backend is not None:
+        if self._policy.canary is not None:
+            if spec.default_backend is not None:
+                report.warning(
+                    "spec.defaultBackend",
+                    VerdictReason.UNSUPPORTED_FIELD,
+                    "A canary has no default backend of its own: it has no effect.",
+                )
+        elif spec.default_backend is not None:
             default = self._default_backend(spec.default_backend)
             if default is not None:
                 if not rules:
@@ -243,6 +257,7 @@ class _Builder:
             report.verdicts(),
             references,
             self._policy.host,
+            self._policy.canary,
         )
 
     def _catch_all(self, route: Route, context: Context) -> Route:
@@ -316,9 +331,12 @@ class _Builder:
             )
             return None
         written = path.path or "/"
-        regex_by = self._policy.host.regex_by(written)
+        ask = self._policy.host
+        regex_by = ask.regex_by(written) if ask is not NO_HOST_ASK else ""
         like_regex = looks_like_regex(path.path, path.path_type)
-        if regex_by:
+        if regex_by or (
+            like_regex and self._policy.canary is not None
+        ):  # a canary's path is its main Ingress's, as written
             normal, refusal = parse_regex_path(written)
         else:
             normal, refusal = parse_rule_path(path.path, like_regex)
@@ -338,6 +356,21 @@ class _Builder:
                 VerdictReason.INVALID_FIELD,
                 f"Its path is taken as a regular expression because of {regex_by}; ingress-nginx refuses such a path of this type when the "
                 "Ingress is applied. ImplementationSpecific is the type for it.",
+                written,
+            )
+        elif self._strict_paths and path.path_type in ("Exact", "Prefix") and not is_strict_path(path.path or "/"):
+            self._report.warning(
+                f"{where}.path",
+                VerdictReason.INVALID_FIELD,
+                "Exact and Prefix paths should have letters, digits and ._-/ only (strict-validate-path-type). It is served.",
+                path.path,
+            )
+        cookie = self._policy.ask.cookie
+        if regex_by and cookie is not None and not cookie.path and not is_strict_path(written):
+            self._report.warning(
+                f"{where}.path",
+                VerdictReason.INVALID_ANNOTATION,
+                "It is the path of the session cookie too, and no browser sends that for a regular expression: set session-cookie-path.",
                 written,
             )
         return Placed(

@@ -17,7 +17,10 @@ Owned = tuple[Fragment, Placed]
 
 def find_cause(owned: Iterable[Owned]) -> Owned | None:
     """The first of `owned` (oldest Ingress first) that asks for regex mode."""
-    return next((entry for entry in owned if entry[1].regex_by), None)
+    for entry in owned:
+        if entry[1].regex_by:
+            return entry
+    return None
 
 
 def describe(cause: Owned) -> str:

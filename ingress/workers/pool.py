@@ -68,13 +68,11 @@ class InProcess:
         self.on_acknowledged: Callable[[int], None] = lambda _: None
         self._generation = 0
         self._listeners = listeners
-        self._access_log = AccessLog(log_format) if settings.access_log else None
-        if self._access_log is not None:
-            self._access_log.start()
-        access_log = self._access_log
+        self._access_log = access_log = AccessLog(log_format)  # whether anything is logged may change at any time
+        access_log.start()
         self._metrics = WorkerMetrics(
             requests_in_flight=lambda: self.plane.forwarder.in_flight,
-            access_log_dropped=(lambda: access_log.dropped) if access_log is not None else lambda: 0,
+            access_log_dropped=lambda: access_log.dropped,
         )
         self.plane = DataPlane(settings, self._metrics, access_log, loop)
         self._table: RoutingTable | None = None
@@ -130,8 +128,7 @@ class InProcess:
         await self.plane.stop_accepting(last=True)
         finished = await self.plane.drain(timeout_s)
         await self.plane.close()
-        if self._access_log is not None:
-            self._access_log.close()
+        self._access_log.close()
         return finished
 
     def kill(self) -> None:

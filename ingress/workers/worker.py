@@ -54,7 +54,6 @@ class Worker:
         self._access_log: AccessLog | None = None
         self._drain: asyncio.Future[Drain] | None = None
         self._listening: asyncio.Future[None] | None = None
-        self._drain_timeout_s = 0.0
 
     async def run(self, channel_socket: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -88,13 +87,11 @@ class Worker:
         settings = hello.proxy
         loader.install(map(Path, settings.middleware_paths))
         self._kinds = hello.listeners
-        access_log = self._access_log = AccessLog(hello.log_format) if settings.access_log else None
-        if access_log is not None:
-            access_log.start()
-        self._drain_timeout_s = settings.drain_timeout_s
+        access_log = self._access_log = AccessLog(hello.log_format)  # whether anything is logged may change at any time
+        access_log.start()
         metrics = self._metrics = WorkerMetrics(
             requests_in_flight=lambda: plane.forwarder.in_flight,
-            access_log_dropped=(lambda: access_log.dropped) if access_log is not None else lambda: 0,
+            access_log_dropped=lambda: access_log.dropped,
         )
         shared = SharedCounts(self._shared_fd, hello.column)
         plane = self._plane = DataPlane(settings, metrics, access_log, asyncio.get_running_loop(), shared=shared)
@@ -141,6 +138,10 @@ class Worker:
         assert self._drain is not None
         if not self._drain.done():
             self._drain.set_result(drain)
+
+    @property
+    def _drain_timeout_s(self) -> float:
+        return self._plane.settings.drain_timeout_s if self._plane is not None else 0.0
 
     def _on_signal(self) -> None:
         """SIGTERM to this process alone: the controller will start another on the same sockets."""

@@ -46,7 +46,6 @@ QUIET: dict[str, Any] = {"service": {"enableHttps": False}}
     [
         ({"service": {}}, "controller.service.enableHttps"),
         ({"admissionWebhooks": {"enabled": True}}, "controller.admissionWebhooks.enabled"),
-        ({"config": {"use-gzip": "true"}}, "controller.config: options are not applied yet"),
         ({"terminationGracePeriodSeconds": 60}, "controller.terminationGracePeriodSeconds (60)"),
         ({"lifecycle": {"preStop": {"exec": {"command": ["/wait-shutdown"]}}}}, "/wait-shutdown"),
         ({"readinessProbe": {"httpGet": {"path": "/healthz"}}}, "controller.readinessProbe asks /healthz"),
@@ -72,7 +71,8 @@ def test_warnings_of_namespaced_mode(noted: Chart) -> None:
 
 
 def test_nothing_to_say(noted: Chart) -> None:
-    notes = noted.notes({"controller": QUIET})
+    options = {"config": {"proxy-body-size": "8m"}, "addHeaders": {"X-A": "1"}, "proxySetHeaders": {"X-B": "2"}}
+    notes = noted.notes({"controller": QUIET | options})
     assert "Warnings" not in notes
     assert "no effect" not in notes
 

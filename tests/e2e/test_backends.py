@@ -149,12 +149,12 @@ def site(pods: Pods, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve
     scenario(
         "auth-url",
         app("auth-url", [pod("auth-url")]),
-        annotations={"nginx.ingress.kubernetes.io/auth-url": "http://auth.test/check"},
+        annotations={"nginx.ingress.kubernetes.io/auth-url": "ftp://auth.test/check"},
     )
     scenario(
         "allow-list",
         app("allow-list", [pod("allow-list")]),
-        annotations={"nginx.ingress.kubernetes.io/whitelist-source-range": "10.0.0.0/8"},
+        annotations={"nginx.ingress.kubernetes.io/whitelist-source-range": "10.0.0.0/64"},
     )
     scenario(
         "snippet",
@@ -170,7 +170,7 @@ def site(pods: Pods, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve
             rule("main.test", path("canary")),
             annotations={
                 "nginx.ingress.kubernetes.io/canary": "true",
-                "nginx.ingress.kubernetes.io/canary-weight": "10",
+                "nginx.ingress.kubernetes.io/canary-by-header": "X-Canary",
             },
             created="2020-01-01T00:00:00Z",
         ),
@@ -285,7 +285,7 @@ def test_refused_with_a_verdict(site, name, status, reason, field):
 def test_left_out_with_a_verdict(site):
     by_object = {v["object"]: v for v in site.verdicts()}
     assert by_object["Ingress default/resource"]["reason"] == "UnsupportedBackend"
-    assert by_object["Ingress default/a-canary"]["reason"] == "UnsupportedAnnotation"
+    assert "Ingress default/a-canary" not in by_object
     assert "proxy-read-timeout" in by_object["Ingress default/typo"]["message"]
     assert by_object["Ingress default/typo"]["severity"] == "warning"
 

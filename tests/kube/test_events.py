@@ -8,12 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingress.config import KubeSettings
+from ingress.config import KubeSettings, ProxySettings
 from ingress.errors import Severity, Verdict, VerdictReason
 from ingress.kube.api import Forbidden, Rejected, Unavailable
 from ingress.kube.events import _API_VERSIONS, SYNC, EventRecorder, Note, note_of, parse_object, shorten
 from ingress.kube.leader import LeaderElection
-from ingress.model import Kind, ObjectRef
+from ingress.model import ConfigMap, Kind, ObjectRef
+from ingress.model.decode import decode_object
+from ingress.translate.options.parse import parse_options
 from tests.kube import virtual
 from tests.kube.fake_api import FakeServer, Request
 
@@ -50,6 +52,22 @@ def verdict(name: str = "web", field: str = "spec.rules[0].host", **values: Any)
 )
 def test_parse_object(text: str, expected: ObjectRef | None) -> None:
     assert parse_object(text) == expected
+
+
+def test_a_bad_option_is_an_event_of_its_config_map() -> None:
+    document = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"namespace": "edge", "name": "options"}}
+    found = decode_object(document | {"data": {"keep-alive": "10m"}}, "")
+    assert isinstance(found, ConfigMap)
+    (bad,) = parse_options(found, ProxySettings()).verdicts
+    note = note_of(bad)
+    assert note is not None
+    assert (note.ref, note.type, note.reason) == (
+        ObjectRef(Kind.CONFIG_MAP, "edge", "options"),
+        "Warning",
+        "InvalidField",
+    )
+    assert note.message.startswith("data.keep-alive '10m': The value is not used: it has the unit m")
+    assert note.message.endswith("The default is in force: 75.")
 
 
 LABEL = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,20}[a-z0-9])?", fullmatch=True)

@@ -1,8 +1,15 @@
 """permanent-redirect, temporal-redirect, relative-redirects, use-port-in-redirects, app-root, from-to-www-redirect, through real sockets."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from ingress.exchange import DirectResponse, Exchange, field_pieces
+from ingress.middleware import redirects
+from ingress.middleware.base import Scope
+from ingress.routing.table import HostPattern, PathType, Route
 from ingress.testing import Answer, Edge
+from ingress.translate.annotations.targets import parse_redirect
 from tests.middleware.manifests import ingress, services
 
 
@@ -262,3 +269,38 @@ async def test_a_bad_switch_is_off() -> None:
         (verdict,) = edge.verdicts
         assert verdict.field.endswith("/from-to-www-redirect]")
         assert (await edge.get("http://www.a.test/")).status == 404
+
+
+# ---- nothing gets out of the header line ----------------------------------------------------------------------------
+
+
+class _Nowhere:
+    server_port = 80
+
+
+@given(st.binary(max_size=60), st.binary(max_size=60), st.binary(max_size=60))
+def test_any_request_gives_one_line_on_the_right_host(field: bytes, target: bytes, query: bytes) -> None:
+    """Even if the listener let through what it refuses."""
+    exchange = Exchange(
+        _Nowhere(), "192.0.2.1", b"http", b"", target=b"/" + target, fields=field_pieces([(b"X", field)])
+    )  # type: ignore[arg-type]
+    exchange.host = exchange.authority = b"a.test"
+    exchange.query = b"?" + query
+    exchange.captures = (field,)
+    route = Route(HostPattern("a.test"), "/", PathType.PREFIX, "n", "i", "s", "80", None)
+    scope = Scope(route, None, None)  # type: ignore[arg-type]
+    for text in ("https://r.test/$http_x?$args$1", "$request_uri", "/$http_x"):
+        for relative in (False, True):
+            hook = redirects.bind(redirects.Redirect(parse_redirect(text), 301, relative), scope).request
+            assert hook is not None
+            answer = hook(exchange)
+            assert isinstance(answer, DirectResponse)
+            location = dict(answer.fields)[b"Location"]
+            assert not location.translate(None, bytes(range(0x21, 0x7F)))
+            if text.startswith("https"):
+                assert location.startswith(b"https://r.test/")
+            elif relative:
+                assert location[:1] == b"/"
+                assert location[1:2] not in (b"/", b"\\")
+            else:
+                assert location.startswith(b"http://a.test/")

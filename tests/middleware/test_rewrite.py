@@ -1,8 +1,16 @@
 """use-regex, rewrite-target and x-forwarded-prefix, through real sockets: ingress-nginx's own scenarios, then the edges."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from ingress.exchange import DirectResponse, Exchange, field_pieces
+from ingress.middleware import rewrite
+from ingress.middleware.base import Scope
+from ingress.routing.path import normalize_path
+from ingress.routing.table import HostPattern, PathType, Route
 from ingress.testing import Edge
+from ingress.translate.annotations.targets import parse_rewrite_target
 from tests.middleware.manifests import ingress, services
 
 
@@ -91,6 +99,11 @@ async def test_forwarded_prefix(prefix: str, sent_prefix: str | None) -> None:
         ("/files(.*)", "/data/$1", "/files../secret", "400"),
         ("/files/(.*)", "/data/$1", "/files/..%2Fsecret", "400"),  # refused before: two meanings
         ("/x/(.*)", "/%41/$1", "/x/a", "/A/a"),
+        ("/x/(.*)", "/a%2eb/$1", "/x/c", "/a.b/c"),
+        ("/x/(...)-(.*)", "/y/$2", "/x/%25-a", "/y/a"),
+        ("/x/(.)(.*)", "/y/$2", "/x/%C3%A9", "/y/C3%A9"),
+        ("/x/(.*)(.)", "/y/$1", "/x/%C3%A9", "400"),  # half an escape
+        ("/x/(.)(.)(.*)", "/y/$1$3/$1$3", "/x/%C2e%C2e", "400"),  # %2e, put together
     ],
 )
 async def test_targets(path: str, target: str, asked: str, got: str) -> None:
@@ -137,6 +150,7 @@ async def test_a_target_with_a_scheme_redirects(target: str, asked: str, locatio
         ("/a%zz", "it has a % that is not followed by two hexadecimal digits"),
         ("/é", "not printable ASCII"),
         ("/a/../b", "it has a dot segment"),
+        ("/a/%2E%2e/b", "it has a dot segment"),
         ("?a=b", "it has no path"),
     ],
 )
@@ -199,3 +213,35 @@ async def test_own_prefix_wins() -> None:
         '"annotations": {', '"annotations": {"aioingress.io/rewrite-target": "/own", '
     )
     assert await sent(text, "/x") == "/own"
+
+
+_REQUEST = st.text("/.ab%41?é\\", max_size=20).map(lambda text: ("/" + text).encode())
+
+
+@given(
+    st.sampled_from(["/(.*)", "/a(.*)", "/([^/]*)/?(.*)", "/(.)(.)(.*)", "/"]),
+    st.sampled_from(["/$1", "$1", "/x/$2/$1", "/x$1?y=$2", "/$http_x", "/$request_uri$arg_a", "/./$1"]),
+    _REQUEST,
+    st.binary(max_size=20),
+)
+def test_what_the_endpoint_gets_is_always_a_path_in_normal_form(
+    path: str, written: str, asked: bytes, field: bytes
+) -> None:
+    try:
+        target = parse_rewrite_target(written)
+        normal = normalize_path(asked.partition(b"?")[0])
+    except ValueError:
+        return
+    exchange = Exchange(None, "192.0.2.1", b"http", b"", target=asked, fields=field_pieces([(b"X", field)]))  # type: ignore[arg-type]
+    exchange.path = normal
+    route = Route(HostPattern("a"), path, PathType.PREFIX, "n", "i", "s", "80", None, pattern=path)
+    hook = rewrite.bind(rewrite.Rewrite(written, target), Scope(route, None, None)).request  # type: ignore[arg-type]
+    assert hook is not None
+    answer = hook(exchange)
+    if answer is not None:
+        assert isinstance(answer, DirectResponse)
+        assert answer.status == 400
+        return
+    assert normalize_path(exchange.path) == exchange.path
+    assert not set(exchange.path) & set(b" ?#\r\n\0")
+    assert not exchange.query.translate(None, bytes(range(0x21, 0x7F)))

@@ -382,34 +382,6 @@ def test_snippets_that_restrict_access_close_the_routes(name: str, snippet: str,
     assert reasons(result) == [VerdictReason.ACCESS_RULE_REJECTED if closed else VerdictReason.UNSUPPORTED_ANNOTATION]
 
 
-# ---- canary ----
-
-
-@pytest.mark.parametrize("value", ["true", "True", "1", "yes", ""])
-def test_a_canary_takes_no_part_in_routing(value: str) -> None:
-    result = compiled(
-        ingress(
-            "canary",
-            rule("a.test", path("/", "canary")),
-            annotations={NGINX + "canary": value, NGINX + "canary-weight": "10"},
-            created="2020-01-01T00:00:00Z",
-        ),
-        ingress("main", rule("a.test"), created="2024-01-01T00:00:00Z"),
-        service(),
-        slice_of(),
-    )
-    assert targets(result, "a.test") == {"Prefix /": "web:80"}
-    (verdict,) = result.verdicts
-    assert (verdict.object, verdict.severity) == ("Ingress default/canary", Severity.ERROR)
-    assert len(result.served) == 2
-
-
-def test_canary_off() -> None:
-    result = annotated({"canary": "false"})
-    assert targets(result, "a.test") == {"Prefix /": "web:80"}
-    assert result.verdicts == ()
-
-
 def test_canary_rules_without_canary() -> None:
     assert "without canary" in verdict_of(annotated({"canary-weight": "10"}), "canary-weight").message
 

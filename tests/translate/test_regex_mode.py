@@ -169,6 +169,20 @@ def test_types_that_admission_would_refuse(kind: str | None, text: str, warned: 
     assert any(v.field.endswith("pathType") for v in result.verdicts) is warned
 
 
+@pytest.mark.parametrize(
+    ("annotations", "warned"),
+    [
+        ({"affinity": "cookie", "use_regex": "true"}, True),
+        ({"affinity": "cookie", "use_regex": "true", "session_cookie_path": "/"}, False),
+        ({"use_regex": "true"}, False),
+        ({"affinity": "cookie"}, False),
+    ],
+)
+def test_a_session_cookie_needs_a_path_of_its_own(annotations: dict[str, str], warned: bool) -> None:
+    result = compiled(service(), asks("r", impl("/x(.*)"), **annotations))
+    assert any("set session-cookie-path" in v.message for v in result.verdicts) is warned
+
+
 def test_the_default_of_the_host_is_rewritten_with_the_rest() -> None:
     rules = rule(HOST, impl("/x/(.*)"))
     ing = ingress(
@@ -226,3 +240,25 @@ def test_it_agrees_with_a_naive_matcher(written: list[tuple[str, str]], asked: s
     index.finish()
     found = index.match(asked.encode())
     assert (None if found is None else found.path) == naive(written, asked)
+
+
+# ---- canaries -------------------------------------------------------------------------------------------------------
+
+
+def test_a_canary_need_not_repeat_what_makes_its_path_an_expression() -> None:
+    main = asks("main", impl("/x(/(.*))?"), rewrite_target="/$2")
+    canary = asks("canary", impl("/x(/(.*))?", "next"), canary="true", canary_weight="10")
+    (route,) = routes_of(compiled(service(), service("next"), main, canary)).routes
+    assert [c.route.service for c in route.canaries] == ["next"]
+    assert route.canaries[0].route.pattern == route.pattern == "/x(/(.*))?"
+
+
+def test_a_canary_asks_nothing_of_its_host() -> None:
+    main = ingress("main", rule(HOST, path("/x")))
+    annotations = {"use_regex": "true", "app_root": "/y", "server_alias": "b.test", "from_to_www_redirect": "true"}
+    canary = asks("canary", path("/x", "next"), canary="true", canary_weight="10", **annotations)
+    result = compiled(service(), service("next"), main, canary)
+    assert result.table.hosts.keys() == {HOST}
+    assert result.table.aliases == {}
+    assert routes_of(result).regex_cause == ""
+    assert routes_of(result).app_root is None

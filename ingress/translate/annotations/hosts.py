@@ -15,6 +15,7 @@ from ingress.translate.names import parse_host
 T = TypeVar("T")
 
 READ = ("use-regex", "rewrite-target", "app-root", "server-alias", "from-to-www-redirect")
+_READ = frozenset(READ)
 _ALIASES_LIMIT = 64
 
 
@@ -49,9 +50,9 @@ class Annotations(Protocol):
 
 
 def read_host_ask(annotations: Annotations) -> HostAsk:
-    keys = {name: f"metadata.annotations[{annotations.found[name][0]}]" for name in READ if name in annotations.found}
-    if not keys:
+    if _READ.isdisjoint(annotations.found):
         return NO_HOST_ASK
+    keys = {name: f"metadata.annotations[{annotations.found[name][0]}]" for name in READ if name in annotations.found}
     no_aliases: tuple[HostPattern, ...] = ()
     return HostAsk(
         use_regex=annotations.take("use-regex", values.boolean, False),

@@ -56,7 +56,7 @@ KNOWN: dict[str, Known] = {
     "ssl-ciphers": _unsupported(),
     "ssl-prefer-server-ciphers": _unsupported(),
     # sessions and balancing (the rest is read)
-    "affinity-canary-behavior": _unsupported(),
+    "affinity-canary-behavior": _unsupported(_NO_CANARY),
     "session-cookie-conditional-samesite-none": _unsupported("SameSite=None is sent to every browser", OFF),
     "upstream-hash-by-subset": _unsupported("every key has one endpoint instead of a subset", OFF),
     "upstream-hash-by-subset-size": _unsupported("every key has one endpoint instead of a subset"),
@@ -127,7 +127,6 @@ KNOWN: dict[str, Known] = {
     "mirror-target": _unsupported("requests are not mirrored"),
     "mirror-host": _unsupported("requests are not mirrored"),
     "mirror-request-body": _unsupported("requests are not mirrored"),
-    "enable-access-log": _unsupported("the access log is the same for every route", ON),
     "enable-rewrite-log": _unsupported("there is no such log", OFF),
     "enable-opentelemetry": _unsupported("requests are not traced", OFF),
     "opentelemetry-trust-incoming-span": _unsupported("requests are not traced"),

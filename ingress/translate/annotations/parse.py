@@ -13,22 +13,25 @@ from ingress.routing.table import (
     CookieAffinity,
     CookieMode,
     LoadBalance,
+    RetryOn,
     TrafficPolicy,
     UpstreamProtocol,
 )
 from ingress.translate.annotations import hosts, values
+from ingress.translate.annotations.canary import read_canary
 from ingress.translate.annotations.hash_key import parse_hash_key
 from ingress.translate.annotations.known import INSTEAD, KNOWN, SNIPPETS, Handling, lookup
 from ingress.translate.annotations.policy import (
     DEFAULT_ASK,
-    DEFAULT_TRAFFIC,
     NO_ANNOTATIONS,
     AnnotationPolicy,
     UpstreamAsk,
 )
+from ingress.translate.annotations.risks import RISKS
 from ingress.translate.annotations.snippets import access_directive
 from ingress.translate.context import NO_CONTEXT, Context
 from ingress.translate.features import AnnotationReader, FeatureParser, field_of, parse_features
+from ingress.translate.options.model import DEFAULT_OPTIONS, Options, Risk
 from ingress.translate.report import Report, shown
 from ingress.variables import Part, Variable
 
@@ -61,6 +64,7 @@ READ = frozenset(
         "proxy-next-upstream-tries",
         "proxy-next-upstream-timeout",
         "backend-protocol",
+        "enable-access-log",
         "ssl-redirect",
         "canary",
         *hosts.READ,
@@ -97,9 +101,16 @@ def parse_annotations(
         for key, value in (annotations or {}).items():
             if key.startswith(prefix):
                 found[key[len(prefix) :]] = (key, value.strip())
+    options = context.options
     if not found and not context.acts_by_option:
-        traffic = context.options.traffic
-        return NO_ANNOTATIONS if traffic is DEFAULT_TRAFFIC else AnnotationPolicy(traffic)
+        if options is DEFAULT_OPTIONS:
+            return NO_ANNOTATIONS
+        return AnnotationPolicy(options.traffic, UpstreamAsk(options.load_balance))
+    reader = _Reader(found, report, context.parsers)
+    given = frozenset(found)
+    refusal = _refuse_values(reader, options)  # first: nobody reads what is refused
+    if refusal and any(name.startswith("canary") for name in given):
+        return AnnotationPolicy(left_out=True)  # half a canary could take all the traffic of the main Ingress
     features = AnnotationReader(
         dict(found),
         report,
@@ -109,13 +120,17 @@ def parse_annotations(
         context.objects,
         lambda name: context.allows_middleware(ingress_class, name),
     )
-    reader = _Reader(found, report, context.parsers)
-    if _is_canary(reader):
+    canary = read_canary(reader)
+    if canary is True:
         return AnnotationPolicy(left_out=True)
-    ask = _upstream_ask(reader)
+    if canary:
+        return AnnotationPolicy(ask=_upstream_ask(reader, options), canary=canary)
+    ask = _upstream_ask(reader, options)
     host_ask = hosts.read_host_ask(reader)
-    traffic = _traffic(reader, context.options.traffic)
+    traffic = _traffic(reader, options.traffic, options)
     protocol, closed_status, closed_reason = _backend_protocol(reader)
+    if refusal:
+        closed_status, closed_reason = 503, refusal
     if protocol is not None:
         ask = UpstreamAsk(ask.load_balance, ask.hash_key, ask.cookie, protocol)
     _ssl_redirect(reader, has_tls)
@@ -178,33 +193,34 @@ class _Reader:
         return sorted({*_ALL_NAMES, *(name for parser in self._parsers for name in parser.annotations)})
 
 
-def _is_canary(reader: _Reader) -> bool:
-    """A canary shares host and path with the main Ingress: as a rule of its own it would be in conflict, or take all traffic."""
-    entry = reader.found.pop("canary", None)
-    if entry is None:
-        return False
-    key, value = entry
-    try:
-        canary = values.boolean(value)
-    except ValueError as e:
-        reader.invalid(
-            key,
-            value,
-            f"The value of {shown(key)} can't be used: {e}. The Ingress is left out, as it may be meant as a canary.",
-        )
-        return True
-    if canary:
-        reader.report.error(
-            field_of(key),
-            VerdictReason.UNSUPPORTED_ANNOTATION,
-            "Canaries are not supported yet: the Ingress is left out, and all traffic goes to the main one.",
-            value,
-        )
-    return canary
+def _retries(retry_on: tuple[RetryOn, ...], options: Options) -> tuple[RetryOn, ...]:
+    """`retry-non-idempotent` holds whatever an annotation says about retries."""
+    if not options.retry_non_idempotent or not retry_on or RetryOn.NON_IDEMPOTENT in retry_on:
+        return retry_on
+    return (*retry_on, RetryOn.NON_IDEMPOTENT)
 
 
-def _upstream_ask(reader: _Reader) -> UpstreamAsk:
-    load_balance = reader.take("load-balance", _load_balance, LoadBalance.ROUND_ROBIN)
+def _refuse_values(reader: _Reader, options: Options) -> str:
+    """The reason to close the routes where the operator doesn't allow an annotation or what it says; such annotations are not read."""
+    if options.risk_limit >= Risk.HIGH and not options.blocked_words:
+        return ""  # nearly always
+    reason = ""
+    for name, (key, value) in sorted(reader.found.items()):
+        why = ""
+        risk = RISKS.get(name, Risk.LOW)
+        word = next((word for word in options.blocked_words if word in value), None)
+        if options.risk_limit < risk < Risk.CRITICAL:  # what is critical has its own rules, and is never run anyway
+            why = f"Its risk is {risk.name.capitalize()}, and annotations-risk-level is {options.risk_limit.name.capitalize()}"
+        elif word is not None:
+            why = f"Its value has {shown(word, 40)}, which annotation-value-word-blocklist forbids"
+        if why:
+            del reader.found[name]
+            reason = reason or _close(reader, key, value, why)
+    return reason
+
+
+def _upstream_ask(reader: _Reader, options: Options) -> UpstreamAsk:
+    load_balance = reader.take("load-balance", _load_balance, options.load_balance)
     hash_by = reader.found.get("upstream-hash-by")
     hash_key: tuple[Part, ...] = reader.take("upstream-hash-by", parse_hash_key, ())
     if hash_key:
@@ -270,15 +286,16 @@ def _cookie(reader: _Reader) -> CookieAffinity:
     )
 
 
-def _traffic(reader: _Reader, default: TrafficPolicy) -> TrafficPolicy:
+def _traffic(reader: _Reader, default: TrafficPolicy, options: Options) -> TrafficPolicy:
     policy = TrafficPolicy(
         connect_timeout_s=reader.take("proxy-connect-timeout", values.seconds, default.connect_timeout_s),
         send_timeout_s=reader.take("proxy-send-timeout", values.seconds, default.send_timeout_s),
         read_timeout_s=reader.take("proxy-read-timeout", values.seconds, default.read_timeout_s),
         body_limit_bytes=reader.take("proxy-body-size", values.size_bytes, default.body_limit_bytes),
-        retry_on=reader.take("proxy-next-upstream", values.retry_conditions, default.retry_on),
+        retry_on=_retries(reader.take("proxy-next-upstream", values.retry_conditions, default.retry_on), options),
         retry_tries=reader.take("proxy-next-upstream-tries", values.count, default.retry_tries),
         retry_timeout_s=float(reader.take("proxy-next-upstream-timeout", values.count, int(default.retry_timeout_s))),
+        access_log=reader.take("enable-access-log", values.boolean, default.access_log),
     )
     return default if policy == default else policy
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import msgspec
 
 from ingress.model import ObjectRef
-from ingress.routing.table import CookieAffinity, Feature, LoadBalance, TrafficPolicy, UpstreamProtocol
+from ingress.routing.table import CanaryRule, CookieAffinity, Feature, LoadBalance, TrafficPolicy, UpstreamProtocol
 from ingress.translate.annotations.hosts import NO_HOST_ASK, HostAsk
 from ingress.translate.options.model import DEFAULT_OPTIONS
 from ingress.variables import Part
@@ -36,6 +36,7 @@ class AnnotationPolicy:
     closed_status: int = 503
     closed_reason: str = ""
     left_out: bool = False
+    canary: CanaryRule | None = None  # it is one: nothing else but `ask` counts
     features: tuple[Feature, ...] = ()
     host: HostAsk = NO_HOST_ASK
     references: frozenset[ObjectRef] = frozenset()  # Secrets and ConfigMaps that were asked for, existing or not

@@ -12,6 +12,7 @@ from ingress.variables import Part, Variable, parse_value
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _MALFORMED_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})", re.ASCII)
+_ESCAPED_DOT = re.compile("%2e", re.IGNORECASE | re.ASCII)
 _UNSAFE = frozenset(' "<>\\^`{|}')
 
 
@@ -36,8 +37,8 @@ def parse_rewrite_target(text: str) -> RewriteTarget:
     path, _, query = text.removesuffix("?").partition("?")
     if not path:
         raise ValueError("it has no path")
-    if not redirects and not path.startswith(("/", "$")):
-        path = f"/{path}"
+    if not redirects:
+        path = _ESCAPED_DOT.sub(".", path if path.startswith(("/", "$")) else f"/{path}")
     if not redirects and any(segment in (".", "..") for segment in path.split("/")):
         raise ValueError("it has a dot segment")
     if _MALFORMED_ESCAPE.search(text):

@@ -1,6 +1,5 @@
 """The ConfigMap of options (`--configmap`): its keys, their values, what they come to."""
 
-from ingress.translate.options.check import check_options
-from ingress.translate.options.model import DEFAULT_OPTIONS, Options
+from ingress.translate.options.model import DEFAULT_OPTIONS, Options, Risk
 
-__all__ = ["DEFAULT_OPTIONS", "Options", "check_options"]
+__all__ = ["DEFAULT_OPTIONS", "Options", "Risk"]

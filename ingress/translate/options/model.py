@@ -1,9 +1,19 @@
 """What the options ConfigMap comes to for everything that is translated. What the workers need of it travels in `RoutingTable.settings`."""
 
+import enum
 from dataclasses import dataclass, field
 
 from ingress.config import ProxySettings
-from ingress.routing.table import TrafficPolicy
+from ingress.routing.table import LoadBalance, TrafficPolicy
+
+
+class Risk(enum.IntEnum):
+    """What an annotation may do to others than its author, as ingress-nginx rates it."""
+
+    LOW = 0
+    MEDIUM = 1
+    HIGH = 2
+    CRITICAL = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +52,12 @@ class Options:
     traffic: TrafficPolicy = field(default_factory=TrafficPolicy)
     proxy: ProxySettings | None = None  # None: as the process was started
     allow_cross_namespace_resources: bool = False
+    load_balance: LoadBalance = LoadBalance.ROUND_ROBIN
+    retry_non_idempotent: bool = False  # whatever an annotation says about retries
+    risk_limit: Risk = Risk.HIGH  # annotations above it close the routes of their Ingress
+    blocked_words: tuple[str, ...] = ()  # so do annotations whose value has one of these
+    strict_paths: bool = False  # warn of Exact and Prefix paths with unusual characters
+    disable_ipv6_dns: bool = False  # ExternalName hosts by their IPv4 addresses only
     limit_req_status: int = 503  # limit-req-status-code
     limit_conn_status: int = 503  # limit-conn-status-code
     access: AccessOptions = field(default_factory=AccessOptions)
@@ -52,6 +68,7 @@ class Options:
     no_tls_redirect_locations: tuple[str, ...] = ("/.well-known/acme-challenge",)  # prefixes of paths of Ingresses
     preserve_trailing_slash: bool = False
     use_port_in_redirects: bool = False
+    relative_redirects: bool = False
     hsts: bool = True
     hsts_max_age_s: int = 31536000
     hsts_include_subdomains: bool = True
