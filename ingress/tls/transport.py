@@ -83,23 +83,6 @@ class ConnectionInfo:
             self._identity = self._engine.identity()
         return self._identity
 
-    @property
-    def verify(self) -> str:
-        """nginx's $ssl_client_verify; the three below: $ssl_client_s_dn, _i_dn and _raw_cert."""
-        return self.client.verify
-
-    @property
-    def subject_dn(self) -> str:
-        return self.client.subject
-
-    @property
-    def issuer_dn(self) -> str:
-        return self.client.issuer
-
-    @property
-    def pem(self) -> str | None:
-        return self.client.pem.decode("ascii") or None
-
 
 class TLSTransport(asyncio.Protocol):
     """See the module.

@@ -411,9 +411,8 @@ def test_extra_info() -> None:
     assert server.tls.get_extra_info("nothing", 5) == 5
     assert server.tls.get_extra_info("ssl_object") is not None
     info = server.tls.get_extra_info("tls")
-    assert (info.protocol, info.alpn, info.resumed, info.verify) == ("TLSv1.3", "", False, "NONE")
+    assert (info.protocol, info.alpn, info.resumed, info.client.verify) == ("TLSv1.3", "", False, "NONE")
     assert info.cipher == client.tls.info.cipher
-    assert (info.subject_dn, info.issuer_dn, info.pem) == ("", "", None)
 
 
 @pytest.mark.parametrize(
