@@ -383,9 +383,10 @@ class _Builder:
     def _route(self, host: HostPattern, path: str, path_type: PathType, target: _Target) -> Route:
         policy = self._policy
         if policy.closed_reason:
-            return self._closed(host, path, path_type, target, policy.closed_status, policy.closed_reason)
+            # Nothing else acts on such a route, as in ingress-nginx: a redirect would be a way around the rule.
+            return self._closed(host, path, path_type, target, policy.closed_status, policy.closed_reason, ())
         if target.upstream is None:
-            return self._closed(host, path, path_type, target, 503, target.closed_reason)
+            return self._closed(host, path, path_type, target, 503, target.closed_reason, policy.features)
         return Route(
             host,
             path,
@@ -400,7 +401,14 @@ class _Builder:
         )
 
     def _closed(
-        self, host: HostPattern, path: str, path_type: PathType, target: _Target, status: int, reason: str
+        self,
+        host: HostPattern,
+        path: str,
+        path_type: PathType,
+        target: _Target,
+        status: int,
+        reason: str,
+        features: tuple[Feature, ...],
     ) -> Route:
         traffic: TrafficPolicy = self._policy.traffic
         return Route(
@@ -415,7 +423,7 @@ class _Builder:
             traffic,
             status,
             reason,
-            features=self._policy.features,
+            features=features,
         )
 
     # ---- backends ----
