@@ -248,6 +248,7 @@ class DataPlane:
 
     def _begin_drain(self) -> None:
         self.draining = True
+        self.runtime.health_checks.stop()
         for connection in self.client_connections:
             connection.begin_drain()
 
@@ -297,6 +298,7 @@ class DataPlane:
             opening.abort()
         for relay in tuple(self.relays):
             relay.abort()
+        self.runtime.health_checks.stop()
         for upstream in self.runtime.upstreams.values():
             upstream.retire()
         for upstream_connection in tuple(self._upstream.connections):

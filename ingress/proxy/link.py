@@ -7,6 +7,7 @@ Endpoint changes reach the `UpstreamRuntime` in place, so they cost nothing per 
 
 import asyncio
 import logging
+import operator
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from random import Random
 from typing import Any
@@ -26,6 +27,7 @@ from ingress.middleware import registry
 from ingress.middleware.base import Hooks, Phase, Scope, Services
 from ingress.middleware.satisfy import join as join_access
 from ingress.proxy import canary
+from ingress.proxy.health import HealthChecks
 from ingress.proxy.sessions import CookieSessions
 from ingress.routing.regex import RegexPaths, find_host
 from ingress.routing.table import (
@@ -209,6 +211,11 @@ class UpstreamRuntime:
             state.pool.retire()
 
     @property
+    def parts(self) -> "Sequence[UpstreamRuntime]":
+        """Those that have the endpoints' states and the pickers over them."""
+        return (self,)
+
+    @property
     def states(self) -> Iterable[EndpointState]:
         return self._states.values()
 
@@ -227,25 +234,27 @@ class UpstreamRuntime:
             if state is None:
                 state = ring.pick(now, exchange.hash_key)
                 self.client_ip.assign(client, state.key, now)
-            elif state.ejected_until > now:
-                # An ejection may be over in seconds and must not move the session for hours: go elsewhere, this time.
+            elif state.ejected_until > now or state.shunned:
+                # It may be over in seconds and must not move the session for hours: go elsewhere, this time.
                 return ring.pick_other(now, exchange.hash_key, (state,)) or state
             return state
         assert self.cookies is not None
         return self.cookies.pick(exchange, self._by_key, ring, now)
 
     def pick_other(self, exchange: Exchange, now: float, tried: Sequence[EndpointState]) -> EndpointState | None:
-        """The endpoint for a further attempt: one that was not tried. Ejected ones are the last resort."""
+        """The endpoint for a further attempt: one that was not tried. Ejected and unhealthy ones are the last resort."""
         ring = self._ring
         picker = self.picker if ring is None else ring
         state = None if picker is None else picker.pick_other(now, exchange.hash_key, tried)
         if state is None:
-            state = next((state for state in self._states.values() if state not in tried), None)
+            left = [state for state in self._states.values() if state not in tried]
+            state = min(left, key=_SHUNNED, default=None)
         if state is not None and self.cookies is not None and ring is not None:
             self.cookies.moved(exchange, state, ring)
         return state
 
 
+_SHUNNED = operator.attrgetter("shunned")
 AllHooks = tuple[tuple[RequestHook, ...], tuple[ResponseHook, ...], tuple[ErrorHook, ...]]
 NO_HOOKS: AllHooks = ((), (), ())
 
@@ -342,6 +351,7 @@ class Runtime:
         self._live_objects: WeakValueDictionary[Hashable, Any] = WeakValueDictionary()
         self._retry_rules: dict[TrafficPolicy, RetryRule] = {}
         self.upstreams: dict[UpstreamKey, UpstreamRuntime] = {}
+        self.health_checks = HealthChecks(services, metrics.unhealthy_endpoints)
 
     def record_failure(self, upstream: UpstreamRuntime, state: EndpointState, now: float) -> bool:
         """Count a failure of an endpoint; True when it was ejected by it."""
@@ -422,12 +432,14 @@ class Runtime:
                 self.client_ip[upstream.key] = runtime
             else:
                 self.client_ip.pop(upstream.key, None)
+            self.health_checks.follow(runtime)
 
     def _retire(self, keys: Iterable[UpstreamKey]) -> None:
         for key in list(keys):
             runtime = self.upstreams.pop(key, None)
             self.client_ip.pop(key, None)
             if runtime is not None:
+                self.health_checks.forget(runtime)
                 runtime.retire()
 
     def _paths(self, routes: HostRoutes) -> PathIndex[LinkedRoute]:

@@ -19,6 +19,7 @@ from ingress.model import ClusterState, Endpoints, EndpointSlice, Service
 from ingress.model.kubernetes import EndpointConditions, EndpointPort, ServicePort
 from ingress.routing.table import AffinityMode, Balancing, Endpoint, Upstream, UpstreamKey, UpstreamProtocol
 from ingress.translate.annotations import DEFAULT_ASK, UpstreamAsk
+from ingress.translate.health_checks import read_health_check
 from ingress.translate.names import is_ip_address, is_localhost_name, normalize_external_name
 from ingress.translate.options import DEFAULT_OPTIONS, Options
 from ingress.translate.report import Report, shown

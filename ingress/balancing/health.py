@@ -1,0 +1,34 @@
+"""Active health checks: what the answers to them say about an endpoint. The probing itself is `proxy.health`."""
+
+from ingress.balancing.base import EndpointState
+from ingress.routing.table import HealthCheck
+
+
+def accepts(check: HealthCheck, status: int) -> bool:
+    return any(first <= status <= last for first, last in check.statuses)
+
+
+def record_check(state: EndpointState, check: HealthCheck, passed: bool) -> bool:
+    """Count the result of a check; True when the endpoint became healthy or unhealthy by it: then rebuild the pickers.
+
+    Only results in a row count that speak against what it is held for now.
+    """
+    if passed == state.healthy:
+        state.contrary_checks = 0
+        return False
+    state.contrary_checks += 1
+    if state.contrary_checks < (check.healthy_threshold if passed else check.unhealthy_threshold):
+        return False
+    state.contrary_checks = 0
+    state.healthy = passed
+    return True
+
+
+def forget_checks(state: EndpointState) -> bool:
+    """Nobody checks it any more: as healthy as an endpoint that is new. True when that is news."""
+    was_unhealthy = not state.healthy
+    state.healthy = True
+    state.contrary_checks = 0
+    return was_unhealthy
+
+
