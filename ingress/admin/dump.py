@@ -10,12 +10,14 @@ from typing import Any
 import msgspec
 
 from ingress.errors import Severity, Verdict, VerdictReason
+from ingress.middleware.registry import BY_NAME
 from ingress.model.ref import Kind
 from ingress.routing.alias import alias_of
 from ingress.routing.table import (
     ANY_HOST,
     Balancing,
     CanaryRule,
+    Feature,
     HostPattern,
     HostRoutes,
     Route,
@@ -27,9 +29,9 @@ from ingress.routing.table import (
 )
 
 HIDDEN = "(hidden)"
-_SHOWN = frozenset(
-    ("app-root", "redirect", "rewrite", "rewrite-redirect", "upstream-vhost", "www-redirect")
-)  # policies
+_SHOWN = frozenset(  # policies, whole
+    ("app-root", "ip-access", "redirect", "rewrite", "rewrite-redirect", "satisfy", "upstream-vhost", "www-redirect")
+)
 
 
 class VerdictDump(msgspec.Struct, frozen=True):
@@ -113,6 +115,16 @@ def _verdict(v: Verdict) -> VerdictDump:
     return VerdictDump(v.object, v.field, v.reason, v.severity, value, v.message, v.origin)
 
 
+def _shown(feature: Feature) -> dict[str, Any] | None:
+    """Its policy, without the fields that its middleware declares as not to be shown."""
+    if feature.name in _SHOWN:
+        return feature.policy
+    spec = BY_NAME.get(feature.name)
+    if spec is None or not spec.hidden:
+        return None
+    return {name: HIDDEN if name in spec.hidden else value for name, value in feature.policy.items()}
+
+
 def _route(r: Route) -> RouteDump:
     return RouteDump(
         host=r.host,
@@ -127,7 +139,7 @@ def _route(r: Route) -> RouteDump:
         closed_status=r.closed_status if r.upstream is None else None,
         closed_reason=r.closed_reason,
         pattern=r.pattern,
-        features=[FeatureDump(f.name, f.policy if f.name in _SHOWN else None) for f in r.features],
+        features=[FeatureDump(f.name, _shown(f)) for f in r.features],
         canaries=[
             CanaryDump(c.route.namespace, c.route.ingress, c.route.service, c.route.port, c.route.upstream, c.rule)
             for c in r.canaries

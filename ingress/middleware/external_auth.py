@@ -135,7 +135,7 @@ def _sign_in(policy: ExternalAuth, scope: Scope) -> Callable[[Exchange, DirectRe
 
     def challenge(exchange: Exchange, response: DirectResponse) -> DirectResponse:
         location = location_of(exchange, scope.route)
-        return DirectResponse(302, ((b"Location", location),)) if location else response
+        return DirectResponse(302, ((b"Location", location),), b"") if location else response
 
     return challenge
 

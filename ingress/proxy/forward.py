@@ -247,6 +247,10 @@ class Forwarder:
     ) -> None:
         try:
             outcome = await work
+            if outcome is not None and not exchange.finished:
+                exchange.task = None
+                self.answer(exchange, outcome)  # here, so that an answer that can't be made is a 500 and not a silence
+                exchange.downstream.flush()
         except Exception:
             exchange.task = None
             if not exchange.finished:
@@ -255,9 +259,7 @@ class Forwarder:
         exchange.task = None
         if exchange.finished:
             return
-        if outcome is not None:
-            self.answer(exchange, outcome)
-        elif self._run_hooks(exchange, hooks, position + 1):
+        if self._run_hooks(exchange, hooks, position + 1):
             self._proxy(exchange, exchange.route, self._clock())
         exchange.downstream.flush()
 

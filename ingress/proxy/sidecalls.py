@@ -212,6 +212,9 @@ class SideCallClient:
                 problem = failed
                 continue
             self.opened += 1
+            if not connection.closed:
+                # Not in connection_made: uvloop doesn't call connection_lost where making it is cancelled in between.
+                self.connections.add(connection)
             return connection
         self._names.suspect(target.host)
         reason = "" if problem is None else getattr(problem, "strerror", "") or str(problem) or "it took too long"
@@ -346,9 +349,6 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._client.connections.add(self)
-        if self.closed:
-            self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
