@@ -142,6 +142,7 @@ class ProxySettings:
     upstream_keepalive_requests: int = 10000
     upstream_keepalive_time_s: float = 3600.0
     replay_limit_bytes: int = 65536  # a body up to this size can be sent again to another endpoint
+    request_buffers_limit_bytes: int = 64 << 20  # of bodies held before an endpoint is asked, all together, per worker
     response_head_limit_bytes: int = 131072  # far above nginx's 4k proxy_buffer_size, whose 502s users complain about
     max_connections: int = 16384  # of clients, per worker; 0: no limit
     drain_timeout_s: float = 240.0  # worker-shutdown-timeout

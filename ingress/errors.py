@@ -87,6 +87,7 @@ class Reason(enum.Enum):
     ROUTE_CLOSED = enum.auto()  # an access rule was rejected: 503
     CONNECT_FAILED = enum.auto()  # 502
     CONNECT_TIMEOUT = enum.auto()  # 504
+    TLS_FAILED = enum.auto()  # the handshake with an endpoint, or its certificate: 502
     SEND_TIMEOUT = enum.auto()  # 504
     READ_TIMEOUT = enum.auto()  # 504
     UPSTREAM_CLOSED = enum.auto()  # 502

@@ -157,6 +157,8 @@ class Exchange:
         "body_complete",
         "body_discarded",
         "body_framing",
+        "body_held",
+        "body_whole",
         "captures",
         "cleanups",
         "client_address",
@@ -169,6 +171,7 @@ class Exchange:
         "finished",
         "forwarded",
         "hash_key",
+        "held_bytes",
         "host",
         "keep_alive",
         "log",
@@ -235,6 +238,9 @@ class Exchange:
         self.body_bytes = 0  # received so far
         self.body_complete = False
         self.body_discarded = False  # a part was sent and not kept: no retry
+        self.held_bytes = 0  # counted as held by the forwarder
+        self.body_held = False  # no endpoint is asked before it is complete (request buffering)
+        self.body_whole = False  # kept for a retry up to the bound of request buffering
 
         self.route: Any = None  # proxy.link.LinkedRoute
         self.upstream: Any = None  # proxy.link.UpstreamRuntime

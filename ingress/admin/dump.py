@@ -18,6 +18,7 @@ from ingress.routing.table import (
     Balancing,
     CanaryRule,
     Feature,
+    HealthCheck,
     HostPattern,
     HostRoutes,
     Route,
@@ -27,6 +28,7 @@ from ingress.routing.table import (
     UpstreamKey,
     UpstreamProtocol,
 )
+from ingress.routing.tls import UpstreamTLS
 
 HIDDEN = "(hidden)"
 _SHOWN = frozenset(  # policies, whole
@@ -84,6 +86,19 @@ class HostDump(msgspec.Struct, frozen=True):
     aliases: list[HostPattern]
 
 
+class UpstreamTLSDump(msgspec.Struct, frozen=True):
+    """No certificate, and no key."""
+
+    verify: bool
+    name: str
+    server_name: bool
+    depth: int
+    ciphers: str
+    protocols: tuple[str, ...]
+    revocation_lists: bool
+    client_certificate: bool
+
+
 class UpstreamDump(msgspec.Struct, frozen=True):
     key: UpstreamKey
     namespace: str
@@ -92,6 +107,10 @@ class UpstreamDump(msgspec.Struct, frozen=True):
     protocol: UpstreamProtocol
     endpoints: list[str]  # ip:port, IPv6 in brackets
     balancing: Balancing
+    tls: UpstreamTLSDump | None
+    http_version: str
+    connection_header: str
+    health_check: HealthCheck | None
 
 
 class TableDump(msgspec.Struct, frozen=True):
@@ -168,7 +187,32 @@ def _host(h: HostRoutes, aliases: Iterable[HostPattern]) -> HostDump:
 
 def _upstream(u: Upstream) -> UpstreamDump:
     endpoints = [f"[{e.address}]:{e.port}" if ":" in e.address else f"{e.address}:{e.port}" for e in u.endpoints]
-    return UpstreamDump(u.key, u.namespace, u.service, u.port, u.protocol, endpoints, u.balancing)
+    return UpstreamDump(
+        u.key,
+        u.namespace,
+        u.service,
+        u.port,
+        u.protocol,
+        endpoints,
+        u.balancing,
+        None if u.tls is None else _upstream_tls(u.tls),
+        u.http_version,
+        u.connection_header,
+        u.health_check,
+    )
+
+
+def _upstream_tls(tls: UpstreamTLS) -> UpstreamTLSDump:
+    return UpstreamTLSDump(
+        tls.verify,
+        tls.name,
+        tls.server_name,
+        tls.depth,
+        tls.ciphers,
+        tls.protocols,
+        bool(tls.crl),
+        tls.certificate is not None,
+    )
 
 
 def host_pattern(table: RoutingTable, asked: str) -> HostPattern | None:

@@ -7,6 +7,7 @@ from types import MappingProxyType
 from ingress.balancing import consistent_hash, ewma, least_request, round_robin
 from ingress.balancing.base import EndpointState, Picker, PickerFactory
 from ingress.balancing.consistent_hash import ConsistentHash
+from ingress.balancing.hash_subset import HashSubset
 from ingress.routing.table import AffinityMode, Balancing, LoadBalance
 
 FACTORIES: Mapping[LoadBalance, PickerFactory] = MappingProxyType(
@@ -25,6 +26,8 @@ def build_picker(balancing: Balancing, endpoints: Sequence[EndpointState], rng: 
     """
     if not endpoints:
         raise ValueError("a picker needs at least one endpoint")
+    if balancing.hash_subset_size and balancing.load_balance is LoadBalance.CONSISTENT_HASH:
+        return HashSubset(endpoints, balancing.hash_subset_size, rng)
     return FACTORIES[balancing.load_balance](endpoints, rng)
 
 

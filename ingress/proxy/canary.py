@@ -86,7 +86,7 @@ class CanarySplit(Generic[T]):
 
 
 def _serves(target: Target) -> bool:
-    return target.upstream is not None and target.upstream.picker is not None
+    return target.upstream is not None and target.upstream.serves
 
 
 def _asked(rule: CanaryRule) -> Asked:

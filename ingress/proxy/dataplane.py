@@ -27,7 +27,7 @@ from ingress.proxy.link import Runtime, Snapshot, UpstreamRuntime
 from ingress.proxy.listener import ClientConnection, MisplacedConnection
 from ingress.proxy.passthrough import Relay
 from ingress.proxy.sidecalls import SideCallClient
-from ingress.proxy.upstream import Pool, UpstreamContext
+from ingress.proxy.upstream import Pool, UpstreamContext, Wire
 from ingress.routing.table import RoutingTable, TableDelta, UpstreamKey
 from ingress.routing.tls import TLSHost
 from ingress.tls.contexts import Contexts
@@ -95,8 +95,8 @@ class DataPlane:
             self._shared = self._own_shared = SharedCounts.create()
         return self._shared
 
-    def _open_pool(self, state: EndpointState) -> Pool:
-        return Pool(state, self._upstream)
+    def _open_pool(self, state: EndpointState, wire: Wire) -> Pool:
+        return Pool(state, self._upstream, wire)
 
     # ---- tables --------------------------------------------------------------------------------------------------
 
@@ -170,6 +170,8 @@ class DataPlane:
 
     def relay(self, host: TLSHost) -> Relay | None:
         upstream = self.runtime.upstreams.get(UpstreamKey(host.passthrough))
+        if upstream is not None:
+            upstream = upstream.variant(b"https")
         return None if upstream is None or upstream.picker is None else Relay(self, upstream)
 
     @property

@@ -29,6 +29,7 @@ from ingress.exchange import (
     field_pieces,
 )
 from ingress.metrics import WorkerMetrics
+from ingress.proxy.buffering import BodyBuffers, settle_framing
 from ingress.proxy.common import Common
 from ingress.proxy.errorpages import ErrorPages
 from ingress.proxy.http1 import reason_phrase
@@ -43,7 +44,7 @@ _log = logging.getLogger(__name__)
 _REFUSED_METHODS = frozenset((b"CONNECT", b"TRACE"))
 _QUESTION_MARK = ord("?")
 _TIMEOUTS = frozenset((Reason.CONNECT_TIMEOUT, Reason.READ_TIMEOUT, Reason.SEND_TIMEOUT))
-_NOTHING_SENT = frozenset((Reason.CONNECT_FAILED, Reason.CONNECT_TIMEOUT))
+_NOTHING_SENT = frozenset((Reason.CONNECT_FAILED, Reason.CONNECT_TIMEOUT, Reason.TLS_FAILED))
 # After these the connection to the client can't go on: where the next request begins is unknown, or its body won't be read.
 _CLOSING = frozenset(
     (
@@ -86,7 +87,7 @@ def status_of(reason: Reason) -> int:
             return 499
         case Reason.INTERNAL:
             return 500
-        case Reason.CONNECT_FAILED | Reason.UPSTREAM_CLOSED | Reason.UPSTREAM_PROTOCOL:
+        case Reason.CONNECT_FAILED | Reason.TLS_FAILED | Reason.UPSTREAM_CLOSED | Reason.UPSTREAM_PROTOCOL:
             return 502
         case Reason.NO_ENDPOINT | Reason.ROUTE_CLOSED:
             return 503
@@ -136,6 +137,7 @@ class Forwarder:
         self._random_id = RequestIds().next
         self.snapshot: Snapshot | None = None
         self.in_flight = 0
+        self.buffers = BodyBuffers()
         self.use(Common(settings, clock))
 
     def use(self, common: Common) -> None:
@@ -214,13 +216,46 @@ class Forwarder:
             self.respond(exchange, route.status)
             return
         exchange.upstream = upstream
+        if exchange.body_framing and route.policy.request_buffering and not self._take_body_in(exchange):
+            return
+        self._choose(exchange, upstream, now)
+
+    def _choose(self, exchange: Exchange, upstream: UpstreamRuntime, now: float) -> None:
         picker = upstream.picker
         if picker is None:
-            self._reject(exchange, Reason.NO_ENDPOINT if upstream.servable else Reason.UPSTREAM_PROTOCOL)
-            return
+            upstream = exchange.upstream = upstream.variant(exchange.scheme)
+            picker = upstream.picker
+            if picker is None:
+                self._reject(exchange, Reason.NO_ENDPOINT if upstream.servable else Reason.UPSTREAM_PROTOCOL)
+                return
         if self._set_fields is not None:
             self._set_fields(exchange)
         self._attempt(exchange, upstream.pick_sticky(exchange, now, picker) if upstream.sticky else picker.pick(now, 0))
+
+    # ---- request buffering ----------------------------------------------------------------------------------------
+
+    def _take_body_in(self, exchange: Exchange) -> bool:
+        """Have the body before an endpoint is asked. False: it is waited for, or the request was answered."""
+        if exchange.body_complete or not self.buffers.begin(exchange, self.settings):
+            return self._settle_framing(exchange)
+        if exchange.expects_continue:
+            exchange.expects_continue = False  # it is us who want the body
+            exchange.downstream.respond_informational(exchange, 100, b"Continue", [])
+            exchange.downstream.flush()
+        exchange.downstream.resume_request_body()  # it may have been paused while a hook was waited for
+        return False
+
+    def _body_taken_in(self, exchange: Exchange) -> None:
+        """As much of the body is there as is waited for: it goes to an endpoint, and the rest, if there is any, behind it."""
+        if self._settle_framing(exchange):
+            self._choose(exchange, exchange.upstream, self._clock())
+
+    def _settle_framing(self, exchange: Exchange) -> bool:
+        upstream: UpstreamRuntime = exchange.upstream
+        if settle_framing(exchange, upstream.upstream.http_version):
+            return True
+        self._reject(exchange, Reason.BODY_TOO_LARGE)
+        return False
 
     # ---- hooks ---------------------------------------------------------------------------------------------------
 
@@ -308,7 +343,10 @@ class Forwarder:
             if kept is None:
                 kept = exchange.body = []
             kept.append(chunk)
-            if exchange.body_bytes > self.settings.replay_limit_bytes:
+            if exchange.body_held:
+                if not self.buffers.add(exchange, len(chunk), self.settings):
+                    self._body_taken_in(exchange)
+            elif exchange.body_bytes > self.settings.replay_limit_bytes:
                 exchange.downstream.pause_request_body()
             return
         if not exchange.body_discarded:
@@ -323,8 +361,13 @@ class Forwarder:
 
     def request_end(self, exchange: Exchange) -> None:
         """The body is complete (`exchange.body_complete` is set, and `exchange.trailers`)."""
+        if exchange.finished:
+            return
+        if exchange.body_held:
+            self._body_taken_in(exchange)
+            return
         connection = exchange.upstream_connection
-        if connection is not None and not exchange.finished:
+        if connection is not None:
             connection.send_end(exchange)
 
     def client_gone(self, exchange: Exchange) -> None:
@@ -373,6 +416,8 @@ class Forwarder:
             error = ProxyError(Reason.CONNECT_TIMEOUT, f"no connection within {timeout_s:g} s")
         except OSError as problem:
             error = ProxyError(Reason.CONNECT_FAILED, problem.strerror or str(problem))
+        except ProxyError as problem:
+            error = problem
         else:
             exchange.task = None
             endpoint.reached = True
@@ -391,7 +436,7 @@ class Forwarder:
         """Begin an exchange that has a body: what was kept of it goes out now."""
         exchange.downstream.resume_request_body()  # it may have been paused while there was no connection
         connection.send(exchange)
-        if exchange.body_bytes > self.settings.replay_limit_bytes:
+        if exchange.body_bytes > self.settings.replay_limit_bytes and not exchange.body_whole:
             exchange.body = None
             exchange.body_discarded = True
 
@@ -552,6 +597,10 @@ class Forwarder:
                     return False
         exchange.status = status
         exchange.response_started = True
+        if exchange.body is not None:  # it won't be sent again, and the response may take long
+            exchange.body = None
+            exchange.body_discarded = True
+            self.buffers.release(exchange)
         if endpoint.consecutive_failures or endpoint.ejections:
             ejection.record_success(endpoint)
         if upstream.observes_latency:

@@ -10,7 +10,7 @@ import logging
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
 from ingress import __version__
 from ingress.balancing.base import EndpointState
@@ -18,6 +18,8 @@ from ingress.balancing.health import accepts, forget_checks, record_check
 from ingress.errors import ProxyError
 from ingress.metrics import UpstreamLabels
 from ingress.middleware.base import Services
+from ingress.proxy.upstream import Wire
+from ingress.proxy.upstream_tls import Sessions
 from ingress.routing.table import HealthCheck, Upstream
 
 _log = logging.getLogger(__name__)
@@ -239,7 +241,11 @@ async def probe(state: EndpointState, check: HealthCheck, loop: asyncio.Abstract
 
 
 async def _connect(state: EndpointState, check: HealthCheck, loop: asyncio.AbstractEventLoop) -> "_Connection":
+    """As requests are sent to it, but on a connection that is not theirs and resumes no session of theirs."""
     address, port = state.endpoint.address, check.port or state.endpoint.port
+    wire: Wire = state.pool.wire
+    if wire.tls is not None:
+        return await wire.tls.connect(loop, lambda: _Connection(loop), address, port, Sessions())
     _, connection = await loop.create_connection(lambda: _Connection(loop), address, port)
     return connection
 

@@ -3,7 +3,7 @@
 Sources: RFC 9110 section 7.6.1 (hop-by-hop), RFC 9112 sections 6 and 7 (framing), and the header set that ingress-nginx sends upstream.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 
 from ingress.exchange import LENGTH, Exchange, Field, FieldPieces
@@ -209,15 +209,37 @@ def forwarded_block(client_address: str, port: int, scheme: str) -> bytes:
     ).encode("ascii")
 
 
+RequestHead = Callable[[Exchange], bytes]
+
+
+def request_head_writer(http_version: str, connection: str) -> RequestHead:
+    """How the heads of an upstream are written. `connection`: the value of Connection, in place of the proxy's own; empty: its own."""
+    if http_version == "1.1" and not connection:
+        return request_head
+    # Without a word about it, an HTTP/1.0 connection ends with the response.
+    line = b" HTTP/%b\r\nHost: " % http_version.encode("ascii")
+    end = b"Connection: %b\r\n\r\n" % (connection or "close").encode("ascii")
+
+    def write(exchange: Exchange) -> bytes:
+        return _head(exchange, line, end)
+
+    return write
+
+
 def request_head(exchange: Exchange) -> bytes:
     """The head sent upstream: our own framing, end-to-end fields in their order, never both Content-Length and Transfer-Encoding."""
+    return _head(exchange, b" HTTP/1.1\r\nHost: ", b"")
+
+
+def _head(exchange: Exchange, line: bytes, end: bytes) -> bytes:
+    """`end` empty: the connection is kept, and a wish for another protocol passed on."""
     authority = exchange.authority
     parts = [
         exchange.method,
         b" ",
         exchange.path,
         exchange.query,
-        b" HTTP/1.1\r\nHost: ",
+        line,
         exchange.upstream_authority or authority,
         b"\r\nX-Request-ID: ",
         exchange.request_id,
@@ -234,11 +256,11 @@ def request_head(exchange: Exchange) -> bytes:
             parts.append(b"Content-Length: %d\r\n" % exchange.content_length)
         else:
             parts.append(b"Transfer-Encoding: chunked\r\n")
-    if exchange.upgrade:
+    if exchange.upgrade and not end:
         parts += (b"Connection: upgrade\r\nUpgrade: ", exchange.upgrade, b"\r\n")
     if exchange.expects_continue:
         parts.append(b"Expect: 100-continue\r\n")
-    parts.append(b"\r\n")
+    parts.append(end or b"\r\n")
     return b"".join(parts)
 
 

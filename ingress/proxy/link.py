@@ -29,6 +29,7 @@ from ingress.middleware.satisfy import join as join_access
 from ingress.proxy import canary
 from ingress.proxy.health import HealthChecks
 from ingress.proxy.sessions import CookieSessions
+from ingress.proxy.upstream import Wire
 from ingress.routing.regex import RegexPaths, find_host
 from ingress.routing.table import (
     AffinityMode,
@@ -62,7 +63,9 @@ _STATUS_RETRIES = {
     RetryOn.HTTP_504: 504,
 }
 IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"))
-SUPPORTED_PROTOCOLS = frozenset((UpstreamProtocol.HTTP,))
+SUPPORTED_PROTOCOLS = frozenset((UpstreamProtocol.HTTP, UpstreamProtocol.HTTPS))
+_WIRE_FIELDS = ("protocol", "tls", "http_version", "connection_header")
+_BY_SCHEME = {b"http": UpstreamProtocol.HTTP, b"https": UpstreamProtocol.HTTPS}
 
 
 class RetryRule:
@@ -95,7 +98,9 @@ class UpstreamRuntime:
         "_ring",
         "_rng",
         "_states",
+        "_variants",
         "_wall_clock",
+        "_wire",
         "balancing",
         "client_ip",
         "cookies",
@@ -118,11 +123,13 @@ class UpstreamRuntime:
         rng: Random,
         stats: UpstreamStats,
         wall_clock: Callable[[], float],
-        open_pool: Callable[[EndpointState], object],
+        open_pool: Callable[[EndpointState, Wire], object],
     ) -> None:
         self._rng = rng
         self.stats = stats
         self._open_pool = open_pool
+        self._wire: Wire | None = None
+        self._variants: dict[bytes, UpstreamRuntime] = {}  # by scheme of the request, where that decides the protocol
         self._states: dict[Endpoint, EndpointState] = {}
         self._by_key: dict[str, EndpointState] = {}
         self.picker: Picker | None = None
@@ -157,17 +164,20 @@ class UpstreamRuntime:
     def update(self, upstream: Upstream, now: float) -> None:
         """Take the endpoints of `upstream`; those that stay keep their state, those that left are retired. The balancing can
         change under one key too: by the Service's `sessionAffinity`."""
-        self.upstream = upstream
+        before, self.upstream = self.upstream, upstream
         if upstream.balancing != self.balancing:
             self._bind(upstream.balancing, now)
+        self._update_variants(upstream, now)
+        if self._wire is None or any(getattr(before, f) != getattr(upstream, f) for f in _WIRE_FIELDS):
+            self._bind_wire(upstream)
         states = self._states
-        current = {e: states.get(e) or self._open(e) for e in upstream.endpoints}
+        endpoints = upstream.endpoints if self.servable else ()
+        current = {e: states.get(e) or self._open(e) for e in endpoints}
         for endpoint, state in states.items():
             if endpoint not in current:
                 state.pool.retire()
         self._states = current
         self._by_key = {state.key: state for state in current.values()}
-        self.servable = upstream.protocol in SUPPORTED_PROTOCOLS
         if self.cookies is not None:
             self.cookies.rebind(self._by_key)
         self.rebuild(now)
@@ -176,6 +186,44 @@ class UpstreamRuntime:
             change, self._change = self._change, None
             if change is not None:
                 change.set()
+
+    def _bind_wire(self, upstream: Upstream) -> None:
+        """Settle how its endpoints are spoken to. Connections that were made otherwise carry on until their exchange ends, and no further."""
+        self._wire = None
+        if upstream.protocol in SUPPORTED_PROTOCOLS:
+            try:
+                self._wire = Wire(upstream)
+            except ValueError as e:
+                _log.error("%s can't be spoken to over TLS, and answers 502: %s", upstream.key, e)
+        self.servable = self._wire is not None
+        for state in self._states.values():
+            state.pool.retire()
+            if self._wire is not None:
+                state.pool = self._open_pool(state, self._wire)
+
+    def _update_variants(self, upstream: Upstream, now: float) -> None:
+        wanted = _BY_SCHEME if upstream.protocol is UpstreamProtocol.AUTO_HTTP else {}
+        for scheme in self._variants.keys() - wanted.keys():
+            self._variants.pop(scheme).retire()
+        for scheme, protocol in wanted.items():
+            changed = msgspec.structs.replace(upstream, protocol=protocol)
+            variant = self._variants.get(scheme)
+            if variant is not None:
+                variant.update(changed, now)
+                continue
+            made = self._variants[scheme] = UpstreamRuntime(
+                changed, now, self._rng, self.stats, self._wall_clock, self._open_pool
+            )
+            made.client_ip = self.client_ip or made.client_ip  # one memory, which the workers share
+
+    @property
+    def serves(self) -> bool:
+        """Whether it has endpoints, and they can be spoken to."""
+        return self.picker is not None or any(variant.serves for variant in self._variants.values())
+
+    def variant(self, scheme: bytes) -> "UpstreamRuntime":
+        """The one for a request of this scheme; asked where there is no picker, as only an upstream with variants has none of its own."""
+        return self._variants.get(scheme, self)
 
     async def other_endpoints(self) -> None:
         """Wait until it has any."""
@@ -194,30 +242,33 @@ class UpstreamRuntime:
 
     def _open(self, endpoint: Endpoint) -> EndpointState:
         state = EndpointState(endpoint)
-        state.pool = self._open_pool(state)
+        assert self._wire is not None
+        state.pool = self._open_pool(state, self._wire)
         return state
 
     def rebuild(self, now: float) -> None:
         """Recompute the pickers: after a change of endpoints, an ejection or a readmission."""
         states = list(self._states.values())
         usable = ejection.usable(states, now)
-        # No picker at all for a protocol that is not spoken yet: the hot path then has one thing to look at.
-        self.picker = build_picker(self.balancing, usable, self._rng) if usable and self.servable else None
+        # No picker either for a protocol that is not spoken yet: there are no states then, and the hot path has one thing to look at.
+        self.picker = build_picker(self.balancing, usable, self._rng) if usable else None
         self._ring = build_ring(self.balancing, usable) if usable else None
         self.readmit_at = ejection.next_readmission(states, now)
 
     def retire(self) -> None:
-        for state in self._states.values():
+        for state in self.states:
             state.pool.retire()
 
     @property
     def parts(self) -> "Sequence[UpstreamRuntime]":
         """Those that have the endpoints' states and the pickers over them."""
-        return (self,)
+        return tuple(self._variants.values()) or (self,)
 
     @property
     def states(self) -> Iterable[EndpointState]:
-        return self._states.values()
+        if not self._variants:
+            return self._states.values()
+        return [state for variant in self._variants.values() for state in variant.states]
 
     def pick_sticky(self, exchange: Exchange, now: float, picker: Picker) -> EndpointState:
         """The endpoint for the first attempt where affinity or a hash decides; elsewhere `picker` alone does."""
@@ -337,7 +388,7 @@ class Runtime:
         self,
         metrics: WorkerMetrics,
         services: Services,
-        open_pool: Callable[[EndpointState], object],
+        open_pool: Callable[[EndpointState, Wire], object],
     ) -> None:
         self._metrics = metrics
         self._rng = services.rng

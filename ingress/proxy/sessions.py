@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterable, Mapping
 from random import Random
 
+import msgspec
+
 from ingress.affinity.cookie import (
     decode,
     encode,
@@ -12,6 +14,7 @@ from ingress.affinity.cookie import (
     parse_cookie_header,
     set_cookie,
 )
+from ingress.affinity.same_site import understands_none
 from ingress.balancing.base import EndpointState, Picker
 from ingress.balancing.hashing import hash64
 from ingress.exchange import Exchange
@@ -23,10 +26,15 @@ _DRAWS = 64
 class CookieSessions:
     """Stateless but for the look-up table of persistent mode, which `rebind` makes anew when the endpoints change."""
 
-    __slots__ = ("_by_digest", "_name", "_rng", "_upstream", "_wall_clock", "policy")
+    __slots__ = ("_by_digest", "_name", "_rng", "_silent", "_upstream", "_wall_clock", "policy")
 
     def __init__(self, policy: CookieAffinity, upstream: str, rng: Random, wall_clock: Callable[[], float]) -> None:
         self.policy = policy
+        self._silent = (  # for browsers that mistake SameSite=None
+            msgspec.structs.replace(policy, same_site="")
+            if policy.conditional_same_site_none and policy.same_site == "None"
+            else None
+        )
         self._upstream = upstream
         self._name = policy.name.encode("ascii", "replace")
         self._rng = rng
@@ -71,8 +79,11 @@ class CookieSessions:
             self._send(exchange, key)
 
     def _send(self, exchange: Exchange, key: str) -> None:
+        policy = self.policy
+        if self._silent is not None and not understands_none(exchange.header(b"user-agent")):
+            policy = self._silent
         exchange.set_cookie = set_cookie(
-            self.policy,
+            policy,
             encode(key, self._upstream),
             path=exchange.route.route.path,
             https=exchange.scheme == b"https",

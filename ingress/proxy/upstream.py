@@ -39,13 +39,16 @@ from ingress.proxy.http1 import (
     TRAILER_FIELDS,
     TRANSFER_ENCODING,
     UPGRADE,
+    RequestHead,
     connection_options,
     connection_tokens,
     last_chunk,
     reason_phrase,
-    request_head,
+    request_head_writer,
 )
 from ingress.proxy.httpdate import http_date
+from ingress.proxy.upstream_tls import EndpointTLS, Sessions, endpoint_tls
+from ingress.routing.table import Upstream, UpstreamProtocol
 
 _log = logging.getLogger(__name__)
 
@@ -111,24 +114,48 @@ class UpstreamContext:
         self.response_fields = common.response_fields
 
 
+class Wire:
+    """How the endpoints of an upstream are spoken to. Part of a pool's identity: what differs in it shares no connections.
+
+    Raises ValueError for a TLS policy that can't be followed.
+    """
+
+    __slots__ = ("head", "tls")
+
+    def __init__(self, upstream: Upstream) -> None:
+        secure = upstream.protocol is UpstreamProtocol.HTTPS
+        if secure and upstream.tls is None:
+            raise ValueError("it says nothing of TLS")
+        self.tls: EndpointTLS | None = endpoint_tls(upstream.tls) if secure and upstream.tls is not None else None
+        self.head: RequestHead = request_head_writer(upstream.http_version, upstream.connection_header)
+
+
 class Pool:
     """Idle connections to one endpoint, newest first."""
 
-    __slots__ = ("context", "idle", "retired", "state")
+    __slots__ = ("_sessions", "context", "idle", "retired", "state", "wire")
 
-    def __init__(self, state: EndpointState, context: "UpstreamContext") -> None:
+    def __init__(self, state: EndpointState, context: "UpstreamContext", wire: Wire) -> None:
         self.state = state
         self.context = context
+        self.wire = wire
+        self._sessions = Sessions()
         self.idle: list[UpstreamConnection] = []
         self.retired = False
 
     async def connect(self) -> "UpstreamConnection":
-        """A new connection. Raises OSError."""
+        """A new connection. Raises OSError; ProxyError when it was made and can't be trusted."""
         endpoint = self.state.endpoint
         context = self.context
-        _, connection = await context.loop.create_connection(
-            lambda: UpstreamConnection(self), endpoint.address, endpoint.port
-        )
+        tls = self.wire.tls
+        if tls is None:
+            _, connection = await context.loop.create_connection(
+                lambda: UpstreamConnection(self), endpoint.address, endpoint.port
+            )
+        else:
+            connection = await tls.connect(
+                context.loop, lambda: UpstreamConnection(self), endpoint.address, endpoint.port, self._sessions
+            )
         context.metrics.upstream_connections_opened += 1
         return connection
 
@@ -166,6 +193,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_date_seen",
         "_fields",
         "_forwarder",
+        "_head",
         "_head_bytes",
         "_in_body",
         "_keep_alive",
@@ -196,6 +224,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._context = pool.context
         self._actions = pool.context.response_fields
         self._forwarder = pool.context.forwarder
+        self._head = pool.wire.head
         self.transport: asyncio.Transport | None = None
         self.exchange: Exchange | None = None
         self.requests = 0
@@ -266,14 +295,15 @@ class UpstreamConnection(asyncio.Protocol):
         return self._content_length < 0 and not self._chunked
 
     def eof_received(self) -> bool:
-        if self._tunnel is not None:
+        if self._tunnel is not None and self._can_half_close():
             self.half_closed = True
             self._tunnel.tunnel_eof()
             return True
         self.closed = True
         self._forget()
-        if self.transport is not None and self.transport.get_write_buffer_size():
-            self.transport.abort()  # closing would wait until the endpoint has read what it will perhaps never read
+        transport = self.transport
+        if transport is not None and not transport.is_closing() and transport.get_write_buffer_size():
+            transport.abort()  # closing would wait until the endpoint has read what it will perhaps never read
         return False  # the transport closes itself, connection_lost follows
 
     def close(self) -> None:
@@ -320,9 +350,9 @@ class UpstreamConnection(asyncio.Protocol):
         transport = self.transport
         assert transport is not None
         if not exchange.body_framing:
-            transport.write(request_head(exchange))
+            transport.write(self._head(exchange))
             return
-        parts = [request_head(exchange)]
+        parts = [self._head(exchange)]
         body = exchange.body or ()
         if exchange.body_framing == CHUNKED:
             for chunk in body:
@@ -598,9 +628,18 @@ class UpstreamConnection(asyncio.Protocol):
         if self.transport is not None:
             self.transport.write(data)
 
+    def _can_half_close(self) -> bool:
+        """TLS ends both ways at once; so does then a tunnel with such a side, as in nginx for every tunnel."""
+        return self.transport is not None and self.transport.can_write_eof()
+
     def tunnel_write_eof(self) -> None:
-        if self.transport is not None and not self.transport.is_closing() and self.transport.can_write_eof():
+        if self.transport is None or self.transport.is_closing():
+            return
+        if self.transport.can_write_eof():
             self.transport.write_eof()
+        else:
+            self.half_closed = True  # it will say nothing more
+            self.transport.close()
 
     def end_tunnel(self) -> None:
         self._tunnel = None

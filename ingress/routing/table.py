@@ -53,6 +53,7 @@ class CookieAffinity(msgspec.Struct, frozen=True):
     expires_s: int | None = None
     secure: bool | None = None  # None: iff the request was https
     change_on_failure: bool = False
+    conditional_same_site_none: bool = False  # no SameSite=None for browsers that mistake it for Strict
 
 
 class Balancing(msgspec.Struct, frozen=True):
@@ -63,6 +64,9 @@ class Balancing(msgspec.Struct, frozen=True):
     affinity: AffinityMode = AffinityMode.NONE
     client_ip_timeout_s: int = 10800
     cookie: CookieAffinity | None = None
+    hash_subset_size: int = (
+        0  # of CONSISTENT_HASH: a key stands for so many endpoints, one of them at random; 0: for one
+    )
 
 
 class UpstreamProtocol(enum.StrEnum):
@@ -70,6 +74,7 @@ class UpstreamProtocol(enum.StrEnum):
     HTTPS = "https"
     H2C = "h2c"
     GRPC = "grpc"
+    AUTO_HTTP = "auto_http"  # HTTP or HTTPS, as the request came
 
 
 class Endpoint(msgspec.Struct, frozen=True, order=True):
@@ -103,7 +108,9 @@ class Upstream(msgspec.Struct, frozen=True):
     endpoints: tuple[Endpoint, ...] = ()
     balancing: Balancing = Balancing()
     protocol: UpstreamProtocol = UpstreamProtocol.HTTP
-    tls: UpstreamTLS | None = None  # set where `protocol` is spoken over TLS
+    tls: UpstreamTLS | None = None  # set where `protocol` is, or may be, spoken over TLS
+    http_version: str = "1.1"  # 1.0: a connection a request, bodies with their length
+    connection_header: str = ""  # sent instead of the proxy's own Connection: close, keep-alive
     health_check: HealthCheck | None = None
 
 
@@ -131,6 +138,9 @@ class TrafficPolicy(msgspec.Struct, frozen=True):
     retry_on: tuple[RetryOn, ...] = (RetryOn.ERROR, RetryOn.TIMEOUT)  # empty: never
     retry_tries: int = 3  # including the first; 0: as many as there are endpoints
     retry_timeout_s: float = 0.0  # 0: no limit over all tries
+    # A body is taken in whole before an endpoint is asked, up to `request_buffer_bytes`; what is longer is streamed from there on.
+    request_buffering: bool = True
+    request_buffer_bytes: int = 1 << 20
     access_log: bool = True  # requests are logged
 
 

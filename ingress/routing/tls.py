@@ -75,7 +75,9 @@ class UpstreamTLS(_Discreet, frozen=True):
     verify: bool = False
     ca: bytes = b""
     crl: bytes = b""
-    name: str = ""  # what is verified, and sent as SNI; empty: nginx's default, the name of the upstream
+    name: str = (
+        ""  # what is verified, and sent as SNI: a DNS name or an IP address; empty with `verify`: nothing verifies
+    )
     server_name: bool = False  # send SNI
     depth: int = 1
     ciphers: str = "DEFAULT"

@@ -18,7 +18,9 @@ from ingress.errors import Verdict, VerdictReason
 from ingress.model import ClusterState, Endpoints, EndpointSlice, Service
 from ingress.model.kubernetes import EndpointConditions, EndpointPort, ServicePort
 from ingress.routing.table import AffinityMode, Balancing, Endpoint, Upstream, UpstreamKey, UpstreamProtocol
+from ingress.routing.tls import UpstreamTLS
 from ingress.translate.annotations import DEFAULT_ASK, UpstreamAsk
+from ingress.translate.annotations.policy import TLSAsk
 from ingress.translate.health_checks import read_health_check
 from ingress.translate.names import is_ip_address, is_localhost_name, normalize_external_name
 from ingress.translate.options import DEFAULT_OPTIONS, Options
@@ -36,6 +38,8 @@ _APP_PROTOCOLS = {
     "kubernetes.io/h2c": UpstreamProtocol.H2C,
     "grpc": UpstreamProtocol.GRPC,
 }
+_UNSPOKEN = frozenset((UpstreamProtocol.H2C, UpstreamProtocol.GRPC))
+_TLS = frozenset((UpstreamProtocol.HTTPS, UpstreamProtocol.AUTO_HTTP))
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +62,7 @@ def upstream_spec(namespace: str, service: str, port_number: int, port_name: str
     """`service` and `port_name` have been validated (no `:`, `/` or `#`; a letter in the name), so that keys can't collide."""
     key = f"{namespace}/{service}:{port_name or port_number}"
     if ask != DEFAULT_ASK:
-        key += "#" + hashlib.blake2b(msgspec.msgpack.encode(ask), digest_size=8).hexdigest()
+        key += "#" + hashlib.blake2b(msgspec.msgpack.encode(ask.identity()), digest_size=8).hexdigest()
     return UpstreamSpec(UpstreamKey(key), namespace, service, port_number, port_name, ask)
 
 
@@ -104,14 +108,20 @@ def build_upstream(
     service = state.services.get(owner)
     found = find_port(service, spec.port_number, spec.port_name) if service is not None else None
     if service is None or found is None:
-        return BuiltUpstream(_upstream(spec, (), Balancing(), UpstreamProtocol.HTTP), why_empty="has no such port")
+        upstream = Upstream(spec.key, spec.namespace, spec.service, spec.port)
+        return BuiltUpstream(upstream, why_empty="has no such port")
     index, port = found
     report = Report(str(service.ref), service.origin)
     target = _target_port(port, index, report)
     external_name, protocol_hint = "", None
     verdicts: tuple[Verdict, ...] = ()
     endpoints: set[Endpoint] = set()
-    if service.spec.type == _EXTERNAL_NAME:
+    cluster_ip = _cluster_address(service) if spec.ask.service_upstream else None
+    balancing = _balancing(spec, service, report)
+    if cluster_ip is not None:
+        # One endpoint: nothing to balance, and the cluster chooses the Pod of each connection.
+        endpoints, why_empty, balancing = {Endpoint(cluster_ip, port.port)}, "", Balancing()
+    elif service.spec.type == _EXTERNAL_NAME:
         number = port.port if target is None else target
         endpoints, why_empty, external_name = _external(service, number, state.resolved, settings, report)
         if options.disable_ipv6_dns:
@@ -124,14 +134,28 @@ def build_upstream(
     else:
         why_empty = "has no endpoints: neither EndpointSlice nor Endpoints exist for it"
     protocol = _protocol(spec, port, index, protocol_hint, report)
-    upstream = _upstream(spec, tuple(sorted(endpoints)), _balancing(spec, service, report), protocol)
+    if spec.ask.tls is not None and protocol not in _TLS:
+        report.warning(
+            f"spec.ports[{index}].appProtocol",
+            VerdictReason.INVALID_FIELD,
+            "An Ingress has annotations proxy-ssl-*, but neither its backend-protocol nor this field says https: they have no effect.",
+            port.app_protocol or "",
+        )
+    upstream = Upstream(
+        spec.key,
+        spec.namespace,
+        spec.service,
+        spec.port,
+        tuple(sorted(endpoints)),
+        balancing,
+        protocol,
+        _tls(spec.ask.tls, service) if protocol in _TLS else None,
+        spec.ask.http_version,
+        spec.ask.connection_header,
+        # Behind a cluster IP there is no telling which Pod answers a check.
+        read_health_check(service, report) if cluster_ip is None else None,
+    )
     return BuiltUpstream(upstream, report.verdicts() + verdicts, "" if endpoints else why_empty, external_name)
-
-
-def _upstream(
-    spec: UpstreamSpec, endpoints: tuple[Endpoint, ...], balancing: Balancing, protocol: UpstreamProtocol
-) -> Upstream:
-    return Upstream(spec.key, spec.namespace, spec.service, spec.port, endpoints, balancing, protocol)
 
 
 # ---- ports --------------------------------------------------------------------------------------------------------
@@ -386,7 +410,7 @@ def _protocol(spec: UpstreamSpec, port: ServicePort, index: int, hint: str | Non
                 field, VerdictReason.INVALID_FIELD, "It is not a protocol that is known here: HTTP is used.", text
             )
         return UpstreamProtocol.HTTP
-    if protocol is not UpstreamProtocol.HTTP:
+    if protocol in _UNSPOKEN:
         report.warning(
             field,
             VerdictReason.UNSUPPORTED_BACKEND,
@@ -394,6 +418,30 @@ def _protocol(spec: UpstreamSpec, port: ServicePort, index: int, hint: str | Non
             text,
         )
     return protocol
+
+
+def _tls(ask: TLSAsk | None, service: Service) -> UpstreamTLS:
+    """With the name that the Ingress leaves open: the external name, or else the name that the Service has inside the cluster.
+
+    nginx would verify and send the name of its own upstream block there, which no certificate has. A host outside the cluster may well need
+    SNI to know which one is meant, so it gets it unless the Ingress says no.
+    """
+    external = service.spec.type == _EXTERNAL_NAME
+    asked = UpstreamTLS() if ask is None else ask.tls
+    server_name = external if ask is None or ask.server_name is None else ask.server_name
+    name = asked.name
+    if not name and external:
+        text = service.spec.external_name
+        name = text if is_ip_address(text) else normalize_external_name(text) or ""
+    elif not name:
+        name = f"{service.metadata.name}.{service.metadata.namespace}.svc"
+    return msgspec.structs.replace(asked, name=name, server_name=server_name)
+
+
+def _cluster_address(service: Service) -> str | None:
+    """None: it is headless, or an ExternalName. Requests go to the endpoints then, as in ingress-nginx."""
+    text = service.spec.cluster_ip
+    return None if not text or service.spec.type == _EXTERNAL_NAME else _address(text, None)
 
 
 def _balancing(spec: UpstreamSpec, service: Service, report: Report) -> Balancing:
@@ -404,7 +452,7 @@ def _balancing(spec: UpstreamSpec, service: Service, report: Report) -> Balancin
         return Balancing(ask.load_balance, ask.hash_key, AffinityMode.COOKIE, cookie=ask.cookie)
     if timeout_s is not None:
         return Balancing(ask.load_balance, ask.hash_key, AffinityMode.CLIENT_IP, timeout_s)
-    return Balancing(ask.load_balance, ask.hash_key)
+    return Balancing(ask.load_balance, ask.hash_key, hash_subset_size=ask.hash_subset_size)
 
 
 def _client_ip_timeout_s(service: Service, report: Report) -> int | None:

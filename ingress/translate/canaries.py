@@ -72,15 +72,21 @@ def _canary(
     assert route.upstream is not None
     assert main_route.upstream is not None
     upstream = route.upstream
-    if fragment.canary.sticky:
+    spec, main_ask = fragment.uses[upstream].spec, main.uses[main_route.upstream].spec.ask
+    ask: UpstreamAsk = msgspec.structs.replace(
+        spec.ask,
         # Its sessions are those of the main route: the same cookie, which says whose endpoint it stands for.
-        cookie = main.uses[main_route.upstream].spec.ask.cookie
-        spec = fragment.uses[upstream].spec
-        if cookie != spec.ask.cookie:
-            ask: UpstreamAsk = msgspec.structs.replace(spec.ask, cookie=cookie)
-            spec = upstream_spec(spec.namespace, spec.service, spec.port_number, spec.port_name, ask)
-            derived[spec.key] = spec
-            upstream = spec.key
+        cookie=main_ask.cookie if fragment.canary.sticky else spec.ask.cookie,
+        # It is spoken to as the main Ingress says. What closes that one's routes closes this one's too.
+        protocol=main_ask.protocol,
+        tls=main_ask.tls,
+        http_version=main_ask.http_version,
+        connection_header=main_ask.connection_header,
+    )
+    if ask != spec.ask:
+        spec = upstream_spec(spec.namespace, spec.service, spec.port_number, spec.port_name, ask)
+        derived[spec.key] = spec
+        upstream = spec.key
     own = msgspec.structs.replace(
         main_route,
         namespace=route.namespace,

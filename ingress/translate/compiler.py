@@ -185,12 +185,13 @@ class _Memory:
             ingresses.add(_FALLBACK)
         catch_all_dirty = first
         for key in ingresses:
-            catch_all_dirty |= self._replace_fragment(key, state, dirty_hosts)
+            catch_all_dirty |= self._replace_fragment(key, state, dirty_hosts, stale_upstreams)
             recheck.add(key)
 
         wanted: set[UpstreamKey] = set()  # upstreams that came or went
         hosts_changed = self._merge_hosts(dirty_hosts, wanted)
-        if dirty_hosts and (self._deriving or self._aliases or self._twins):
+        derived_before = self._aliases or self._twins or ("derived", "") in self._verdicts
+        if dirty_hosts and (self._deriving or derived_before):
             hosts_changed |= self._derive_hosts()
         if len(self._claimants) > 1 and (kinds is None or kinds & _BACKING or resolved_changed):
             catch_all_dirty = True  # who has endpoints decides
@@ -315,8 +316,10 @@ class _Memory:
 
     # ---- layer 1 ----
 
-    def _replace_fragment(self, key: NamespacedName, state: ClusterState, dirty_hosts: set[HostPattern]) -> bool:
-        """Build the fragment anew and mark the hosts concerned; True if the catch-all is concerned."""
+    def _replace_fragment(
+        self, key: NamespacedName, state: ClusterState, dirty_hosts: set[HostPattern], stale: set[UpstreamKey]
+    ) -> bool:
+        """Build the fragment anew and mark the hosts and upstreams concerned; True if the catch-all is concerned."""
         old = self._fragments.get(key)
         new = self._fragment(key, state)
         self._refer(key, old, new, state)
@@ -344,8 +347,11 @@ class _Memory:
         for host in new.hosts:
             dirty_hosts.add(host)
             self._members.setdefault(host, {})[key] = new
-        for upstream in new.uses:
+        for upstream, use in new.uses.items():
             self._users.setdefault(upstream, set()).add(key)
+            before = None if old is None else old.uses.get(upstream)
+            if before is not None and before.spec != use.spec:
+                stale.add(upstream)  # the same by key, with other content of a Secret
         if new.catch_all is not None:
             self._claimants[key] = new
         if new.canary is None and (new.ask.aliases or new.ask.www_twin):
@@ -415,6 +421,8 @@ class _Memory:
             if members:
                 merged = merge_host(host, members.values())
                 new: HostRoutes | None = merged.routes
+                # The same by key may have other content of a Secret.
+                wanted |= {key for key, spec in merged.derived.items() if self._derived.get(key, spec) != spec}
                 self._derived.update(merged.derived)
                 self._verdicts.put(("host", host), merged.verdicts)
             else:

@@ -502,9 +502,7 @@ class _Builder:
             None,
             UpstreamProtocol.HTTP,
         ):
-            ask = UpstreamAsk(
-                ask.load_balance, ask.hash_key, ask.cookie
-            )  # asks for what is so anyway: no upstream of its own
+            ask = msgspec.structs.replace(ask, protocol=None)  # asks for what is so anyway: no upstream of its own
         spec = upstream_spec(self._namespace, service_name, number, name, ask)
         if not self._policy.closed_reason:
             self._uses.setdefault(spec.key, Use(spec, where))

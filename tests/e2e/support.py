@@ -13,6 +13,7 @@ import os
 import random
 import signal
 import socket
+import ssl
 import struct
 import subprocess
 import sys
@@ -85,8 +86,8 @@ class Pods:
         self._thread.start()
         self.arrived: list[str] = []  # targets, as soon as their headers are there
 
-    def start(self, name: str, address: str = "127.0.0.1", port: int = 0) -> Pod:
-        return self._call(self._start(name, address, port))
+    def start(self, name: str, address: str = "127.0.0.1", port: int = 0, tls: ssl.SSLContext | None = None) -> Pod:
+        return self._call(self._start(name, address, port, tls))
 
     def some(self, name: str, count: int) -> list[Pod]:
         return [self.start(f"{name}-{number}") for number in range(count)]
@@ -105,7 +106,7 @@ class Pods:
     def _call(self, coroutine: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(30)
 
-    async def _start(self, name: str, address: str, port: int) -> Pod:
+    async def _start(self, name: str, address: str, port: int, tls: ssl.SSLContext | None) -> Pod:
         app = web.Application()
 
         async def handle(request: web.Request) -> web.StreamResponse:
@@ -117,7 +118,7 @@ class Pods:
             app, access_log=None, handler_cancellation=True, keepalive_timeout=600, shutdown_timeout=0.1
         )
         await runner.setup()
-        site = web.TCPSite(runner, address, port)
+        site = web.TCPSite(runner, address, port, ssl_context=tls)
         await site.start()
         pod = Pod(name, address, runner.addresses[0][1])
         self._runners[pod] = runner

@@ -313,8 +313,8 @@ class Backend:
         self._tasks: set[asyncio.Task[None]] = set()
         self.faults: list[BaseException] = []
 
-    async def start(self, host: str = "127.0.0.1", port: int = 0) -> None:
-        self._server = await asyncio.start_server(self._serve, host, port)
+    async def start(self, host: str = "127.0.0.1", port: int = 0, tls: ssl.SSLContext | None = None) -> None:
+        self._server = await asyncio.start_server(self._serve, host, port, ssl=tls)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -418,6 +418,10 @@ class Client:
         self.writer.close()
 
 
+STREAMED = TrafficPolicy(request_buffering=False)
+"""The default of these tables: most tests are about what happens while a body is on its way."""
+
+
 def table(
     endpoints: Sequence[Backend | Endpoint],
     *,
@@ -460,7 +464,7 @@ def routes(
                 service,
                 "80",
                 key,
-                policy or TrafficPolicy(),
+                policy or STREAMED,
                 status,
             )
         )
@@ -606,10 +610,10 @@ class Proxy:
     def retries(self) -> int:
         return sum(upstream.stats.retries for upstream in self.plane.runtime.upstreams.values())
 
-    async def backend(self, script: Script | None = None, name: str = "") -> Backend:
+    async def backend(self, script: Script | None = None, name: str = "", tls: ssl.SSLContext | None = None) -> Backend:
         name = name or f"b{len(self.backends)}"
         backend = Backend(script or answer(name.encode()), name)
-        await backend.start()
+        await backend.start(tls=tls)
         self.backends.append(backend)
         return backend
 

@@ -105,7 +105,7 @@ async def test_an_error_for_http_1_0() -> None:
 
 
 async def test_what_is_counted_and_logged() -> None:
-    async with one_backend(policy=TrafficPolicy(body_limit_bytes=10)) as (proxy, backend):
+    async with one_backend(policy=TrafficPolicy(request_buffering=False, body_limit_bytes=10)) as (proxy, backend):
         client = await proxy.client()
         await client.post(b"12345", "/x?y=z", "a", "User-Agent: test", "Referer: r")
         await client.request(b"BAD / HTTP/1.1\r\n\r\n")

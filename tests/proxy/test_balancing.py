@@ -245,3 +245,37 @@ async def test_an_endpoint_that_is_removed() -> None:
         go_on.set()
         assert (await busy.response()).body == b"slow one"
         await until(lambda: not leaving.open, "the busy one closes behind its response")
+
+
+@pytest.mark.parametrize(
+    ("same_site", "conditional", "browser", "sent"),
+    [
+        ("None", True, "Chrome/66.0", False),
+        ("None", True, "Chrome/119.0", True),
+        ("None", False, "Chrome/66.0", True),
+        ("Lax", True, "Chrome/66.0", True),
+    ],
+)
+async def test_browsers_that_mistake_same_site_none(
+    same_site: str, conditional: bool, browser: str, sent: bool
+) -> None:
+    changes = {"same_site": same_site, "conditional_same_site_none": conditional}
+    async with Proxy() as proxy:
+        proxy.serve(*await several(proxy, 2), balancing=cookies(CookieMode.BALANCED, **changes))
+        got = await (await proxy.client()).get("/", "a", f"User-Agent: Mozilla/5.0 {browser}")
+        cookie = got.value("set-cookie")
+        assert cookie is not None
+        assert (f"SameSite={same_site}".encode() in cookie) is sent
+
+
+async def test_a_subset_of_endpoints_for_each_key() -> None:
+    balancing = Balancing(LoadBalance.CONSISTENT_HASH, (Part(Variable.HOST),), hash_subset_size=2)
+    async with Proxy() as proxy:
+        proxy.serve(*await several(proxy, 6), balancing=balancing)
+        client = await proxy.client()
+        seen: set[bytes] = set()
+        for host in "abcdefghijkl":
+            found = {(await client.get("/", host)).body for _ in range(20)}
+            assert len(found) == 2
+            seen |= found
+        assert len(seen) == 6

@@ -19,7 +19,7 @@ from tests.proxy.support import (
 
 POST_CHUNKED = b"POST /up HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
 MIB = 1 << 20
-UNLIMITED = TrafficPolicy(body_limit_bytes=0)
+UNLIMITED = TrafficPolicy(request_buffering=False, body_limit_bytes=0)
 
 
 def chunk(data: bytes, extension: bytes = b"") -> bytes:

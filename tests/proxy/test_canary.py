@@ -126,7 +126,7 @@ def test_ruled_out_by_name_its_share_goes_to_the_main_route() -> None:
 
 def _split(rules: Sequence[CanaryRule]) -> CanarySplit[Any]:
     def target(name: str) -> Any:
-        upstream = SimpleNamespace(upstream=SimpleNamespace(key=name), picker=object(), cookies=None)
+        upstream = SimpleNamespace(upstream=SimpleNamespace(key=name), serves=True, cookies=None)
         return SimpleNamespace(name=name, upstream=upstream)
 
     return CanarySplit(target("main"), [(target(str(n)), rule) for n, rule in enumerate(rules)], Random(1))

@@ -211,7 +211,10 @@ async def test_a_large_body_behind_a_slow_request() -> None:
                 await go_on.wait()
             await connection.send(response(body=b"%d" % len(request.body)))
 
-    async with one_backend(script, policy=TrafficPolicy(body_limit_bytes=0)) as (proxy, backend):
+    async with one_backend(script, policy=TrafficPolicy(request_buffering=False, body_limit_bytes=0)) as (
+        proxy,
+        backend,
+    ):
         client = await proxy.client()
         head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % size
         task = asyncio.create_task(client.send(get("/") + head + b"x" * size))

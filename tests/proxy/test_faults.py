@@ -654,7 +654,9 @@ async def test_connect_timeout() -> None:
 
 async def test_a_large_body_while_connecting_is_held_back() -> None:
     async with Blackhole() as hole, Proxy() as proxy:
-        proxy.serve(hole.endpoint, policy=TrafficPolicy(connect_timeout_s=0.5, body_limit_bytes=0))
+        proxy.serve(
+            hole.endpoint, policy=TrafficPolicy(request_buffering=False, connect_timeout_s=0.5, body_limit_bytes=0)
+        )
         client = await proxy.client()
         await client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 50000000\r\n\r\n")
         task = asyncio.create_task(client.send(b"x" * 50_000_000))
@@ -681,7 +683,7 @@ async def test_an_upstream_that_closes_its_side_and_reads_no_more() -> None:
         connection.writer.write_eof()
         await released.wait()
 
-    async with one_backend(script, policy=TrafficPolicy(body_limit_bytes=0)) as (proxy, _):
+    async with one_backend(script, policy=TrafficPolicy(request_buffering=False, body_limit_bytes=0)) as (proxy, _):
         client = await proxy.client()
         await client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 50000000\r\n\r\n")
         task = asyncio.create_task(client.send(b"x" * 50_000_000))
@@ -704,7 +706,7 @@ async def test_an_upstream_that_answers_and_reads_no_more() -> None:
         await connection.send(response(401, b"no"))
         await released.wait()
 
-    async with one_backend(script, policy=TrafficPolicy(body_limit_bytes=0)) as (proxy, _):
+    async with one_backend(script, policy=TrafficPolicy(request_buffering=False, body_limit_bytes=0)) as (proxy, _):
         client = await proxy.client()
         await client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 20000000\r\n\r\n")
         task = asyncio.create_task(client.send(b"x" * 20_000_000))

@@ -211,7 +211,7 @@ async def test_status_lines(line: bytes, seen: bytes) -> None:
 
 
 async def test_a_body_limit_of_zero_is_none() -> None:
-    async with one_backend(policy=TrafficPolicy(body_limit_bytes=0)) as (proxy, backend):
+    async with one_backend(policy=TrafficPolicy(request_buffering=False, body_limit_bytes=0)) as (proxy, backend):
         assert (await (await proxy.client()).post(b"x" * (3 << 20))).status == 200
         assert len(backend.requests[0].body) == 3 << 20
 

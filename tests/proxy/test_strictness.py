@@ -352,7 +352,7 @@ async def test_what_never_ends_is_cut(name: str) -> None:
 
 # ---- the size of a body -------------------------------------------------------------------------------------------
 
-TEN = TrafficPolicy(body_limit_bytes=10)
+TEN = TrafficPolicy(request_buffering=False, body_limit_bytes=10)
 
 
 @pytest.mark.parametrize("size", [9, 10, 11, 100_000])

@@ -13,6 +13,7 @@ from ingress.balancing.base import EndpointState
 from ingress.metrics import WorkerMetrics
 from ingress.middleware.base import Services
 from ingress.proxy.link import LinkedRoute, Runtime, Snapshot
+from ingress.proxy.upstream import Wire
 from ingress.routing.table import (
     Endpoint,
     HostAlias,
@@ -180,7 +181,7 @@ def tables(draw: st.DrawFn, id: str) -> RoutingTable:
 
 
 class FakePool:
-    def __init__(self, state: EndpointState) -> None:
+    def __init__(self, state: EndpointState, wire: Wire) -> None:
         self.retired = False
 
     def retire(self) -> None:

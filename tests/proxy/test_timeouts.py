@@ -72,7 +72,9 @@ async def test_a_body_that_does_not_come(framing: str, kept: bool) -> None:
 
 
 async def test_a_body_that_comes_slowly_is_fine() -> None:
-    async with one_backend(client_body_timeout_s=S, policy=TrafficPolicy(read_timeout_s=S)) as (proxy, backend):
+    async with one_backend(
+        client_body_timeout_s=S, policy=TrafficPolicy(request_buffering=False, read_timeout_s=S)
+    ) as (proxy, backend):
         client = await proxy.client()
         await client.send(POST)
         for byte in b"body":
@@ -243,7 +245,7 @@ async def test_send_timeout() -> None:
         connection.writer.transport.pause_reading()
         await released.wait()
 
-    policy = TrafficPolicy(send_timeout_s=S, read_timeout_s=60, body_limit_bytes=0)
+    policy = TrafficPolicy(request_buffering=False, send_timeout_s=S, read_timeout_s=60, body_limit_bytes=0)
     async with one_backend(never_reads, policy=policy) as (proxy, _):
         client = await proxy.client()
         await client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 50000000\r\n\r\n")

@@ -5,10 +5,12 @@ from typing import Any
 import pytest
 
 from ingress.errors import Severity, VerdictReason
-from ingress.model import KubernetesObject
-from ingress.routing.table import Canary, CanaryRule, Route
-from ingress.translate import Compilation
+from ingress.middleware.registry import SPECS
+from ingress.model import Kind, KubernetesObject, ObjectRef
+from ingress.routing.table import Canary, CanaryRule, Route, UpstreamProtocol
+from ingress.translate import Compilation, compile_table
 from ingress.translate.compiler import Compiler
+from tests.proxy import pki
 from tests.translate.build import (
     TranslateSettings,
     addresses,
@@ -16,6 +18,7 @@ from tests.translate.build import (
     ingress,
     path,
     rule,
+    secret,
     service,
     slice_of,
     state_of,
@@ -110,6 +113,35 @@ def test_balancing_is_its_own() -> None:
     (found,) = route(built).canaries
     assert built.table.upstreams[route(built).upstream].balancing.load_balance == "ewma"  # type: ignore[index]
     assert built.table.upstreams[found.route.upstream].balancing.load_balance == "consistent_hash"  # type: ignore[index]
+
+
+def test_it_is_spoken_to_as_the_main_ingress_says() -> None:
+    """Where the Secret of the main Ingress changes, the canary's upstream stays the same by key, and has the new content."""
+
+    def state(data: pki.Pair) -> Any:
+        return state_of(
+            [
+                main(backend_protocol="HTTPS", proxy_ssl_secret="tls", proxy_http_version="1.0"),
+                canary(canary_weight="10", backend_protocol="HTTP"),
+                *BACKENDS,
+                secret("tls", ca_crt=data.pem),
+            ]
+        )
+
+    first, second = pki.authority(), pki.authority()
+    compiler = Compiler(TranslateSettings(), SPECS)
+    built = compiler.compile(state(first), None)
+    (found,) = route(built).canaries
+    upstream = built.table.upstreams[found.route.upstream]  # type: ignore[index]
+    assert (upstream.protocol, upstream.http_version) == (UpstreamProtocol.HTTPS, "1.0")
+    assert upstream.tls is not None
+    assert (upstream.tls.ca, upstream.tls.name) == (first.pem, "canary.default.svc")
+    changed = state(second)
+    rebuilt = compiler.compile(changed, frozenset((ObjectRef(Kind.SECRET, "default", "tls"),)))
+    assert rebuilt == compile_table(changed, TranslateSettings(), SPECS)
+    renewed = rebuilt.table.upstreams[upstream.key]
+    assert renewed.tls is not None
+    assert renewed.tls.ca == second.pem
 
 
 @pytest.mark.parametrize(("behavior", "sticky"), [("sticky", True), ("legacy", False)])

@@ -174,3 +174,12 @@ def test_equal_content_has_an_equal_id_and_other_content_another() -> None:
     assert len(ids) == 5
     assert compiled(service(), aliased("r", "x.test")).table.id in ids
     assert HostAlias("x", "y") == HostAlias("x", "y")  # type: ignore[arg-type]
+
+
+def test_a_verdict_goes_with_the_ingress_that_it_is_about() -> None:
+    """Also where no host ever came of it."""
+    asks = ingress("asks", rule("*.test"), annotations={PREFIX + "from-to-www-redirect": "true"})
+    compiler = Compiler(TranslateSettings())
+    assert "has no twin" in str(verdicts(compiler.compile(state_of([asks, service()]), None))[0])
+    gone = compiler.compile(state_of([service()]), frozenset((asks.ref,)))
+    assert verdicts(gone) == []

@@ -42,10 +42,13 @@ ANNOTATIONS = st.one_of(
                     "auth-url",
                     "enable-cors",
                     "backend-protocol",
+                    "proxy-ssl-verify",
+                    "proxy-ssl-secret",
+                    "service-upstream",
                 ]
             ).map(lambda name: prefix + name)
         ),
-        st.sampled_from(["ewma", "cookie", "30", "true", "GRPC", "nonsense"]),
+        st.sampled_from(["ewma", "cookie", "30", "true", "on", "GRPC", "HTTPS", "nonsense"]),
         max_size=2,
     ),
     st.dictionaries(  # those of whole hosts

@@ -32,7 +32,6 @@ _LITERALLY_OFF = frozenset(("off",))
 _PLAIN = "the Ingress is served without it"
 _NO_LIMIT = "requests are not limited"
 _NO_CORS = "the backend has to answer CORS requests itself"
-_NO_UPSTREAM_TLS = "connections to the backend don't use TLS"
 _NO_CANARY = 'it has no effect without canary: "true", in ingress-nginx neither'
 
 
@@ -48,7 +47,6 @@ _NOT_READ = Known(Handling.NOT_READ_BY_NGINX)
 KNOWN: dict[str, Known] = {
     # routing
     "default-backend": _unsupported("a backend without endpoints is answered with 503"),
-    "service-upstream": _unsupported("requests go to the endpoints, not to the cluster IP", OFF),
     # TLS towards the client
     "force-ssl-redirect": _unsupported("plain HTTP is served without a redirect to HTTPS", OFF),
     "preserve-trailing-slash": _unsupported(harmless=OFF),
@@ -57,9 +55,6 @@ KNOWN: dict[str, Known] = {
     "ssl-prefer-server-ciphers": _unsupported(),
     # sessions and balancing (the rest is read)
     "affinity-canary-behavior": _unsupported(_NO_CANARY),
-    "session-cookie-conditional-samesite-none": _unsupported("SameSite=None is sent to every browser", OFF),
-    "upstream-hash-by-subset": _unsupported("every key has one endpoint instead of a subset", OFF),
-    "upstream-hash-by-subset-size": _unsupported("every key has one endpoint instead of a subset"),
     # canary (canary itself is read)
     "canary-by-header": _unsupported(_NO_CANARY),
     "canary-by-header-value": _unsupported(_NO_CANARY),
@@ -79,18 +74,9 @@ KNOWN: dict[str, Known] = {
     "enable-owasp-core-rules": _SWITCHED_ACCESS,
     "modsecurity-transaction-id": _ACCESS,
     "modsecurity-snippet": _ACCESS,
-    # TLS and protocol towards the backend (backend-protocol is read)
-    "proxy-ssl-secret": _unsupported(_NO_UPSTREAM_TLS),
-    "proxy-ssl-verify": _unsupported(_NO_UPSTREAM_TLS, OFF),
-    "proxy-ssl-name": _unsupported(_NO_UPSTREAM_TLS),
-    "proxy-ssl-server-name": _unsupported(_NO_UPSTREAM_TLS, OFF),
-    "proxy-ssl-verify-depth": _unsupported(_NO_UPSTREAM_TLS),
-    "proxy-ssl-ciphers": _unsupported(_NO_UPSTREAM_TLS),
-    "proxy-ssl-protocols": _unsupported(_NO_UPSTREAM_TLS),
-    "proxy-http-version": _unsupported("the backend is spoken to in HTTP/1.1", frozenset(("1.1",))),
+    # protocol towards the backend (the rest is read)
     "fastcgi-index": _unsupported("FastCGI is not spoken"),
     "fastcgi-params-configmap": _unsupported("FastCGI is not spoken"),
-    "connection-proxy-header": _unsupported("the header Connection is always the proxy's own"),
     # limits
     "limit-rate": _unsupported("responses are not slowed down"),
     "limit-rate-after": _unsupported("responses are not slowed down"),
@@ -106,14 +92,6 @@ KNOWN: dict[str, Known] = {
     "cors-allow-credentials": _unsupported(_NO_CORS),
     "cors-expose-headers": _unsupported(_NO_CORS),
     "cors-max-age": _unsupported(_NO_CORS),
-    # buffers
-    "proxy-buffering": _NO_EFFECT,
-    "proxy-request-buffering": _NO_EFFECT,
-    "proxy-buffer-size": _NO_EFFECT,
-    "proxy-buffers-number": _NO_EFFECT,
-    "proxy-busy-buffers-size": _NO_EFFECT,
-    "proxy-max-temp-file-size": _NO_EFFECT,
-    "client-body-buffer-size": _NO_EFFECT,
     "http2-push-preload": _NO_EFFECT,
     # rewriting of responses
     "proxy-cookie-domain": _unsupported("Set-Cookie is passed on as it is", _LITERALLY_OFF),

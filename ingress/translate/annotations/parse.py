@@ -8,6 +8,8 @@ import difflib
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
+import msgspec
+
 from ingress.errors import VerdictReason
 from ingress.routing.table import (
     CookieAffinity,
@@ -17,7 +19,7 @@ from ingress.routing.table import (
     TrafficPolicy,
     UpstreamProtocol,
 )
-from ingress.translate.annotations import hosts, values
+from ingress.translate.annotations import backend, hosts, values
 from ingress.translate.annotations.canary import read_canary
 from ingress.translate.annotations.hash_key import parse_hash_key
 from ingress.translate.annotations.known import INSTEAD, KNOWN, SNIPPETS, Handling, lookup
@@ -49,11 +51,23 @@ _COOKIE_DETAILS = (
     "session-cookie-expires",
     "session-cookie-max-age",
     "session-cookie-change-on-failure",
+    "session-cookie-conditional-samesite-none",
 )
+_SUBSET = ("upstream-hash-by-subset", "upstream-hash-by-subset-size")
+# Of responses, which are streamed: there is no buffer to size and no temporary file. Values are checked all the same.
+NO_EFFECT: dict[str, Callable[[str], object]] = {
+    "proxy-buffering": values.on_off,
+    "proxy-buffer-size": values.size_bytes,
+    "proxy-buffers-number": values.positive,
+    "proxy-busy-buffers-size": values.size_bytes,
+    "proxy-max-temp-file-size": values.size_bytes,
+}
 READ = frozenset(
     (
         "load-balance",
         "upstream-hash-by",
+        *_SUBSET,
+        "service-upstream",
         "affinity",
         *_COOKIE_DETAILS,
         "proxy-connect-timeout",
@@ -63,7 +77,10 @@ READ = frozenset(
         "proxy-next-upstream",
         "proxy-next-upstream-tries",
         "proxy-next-upstream-timeout",
-        "backend-protocol",
+        "proxy-request-buffering",
+        "client-body-buffer-size",
+        *NO_EFFECT,
+        *backend.NAMES,
         "enable-access-log",
         "ssl-redirect",
         "canary",
@@ -78,8 +95,9 @@ _LOAD_BALANCE = {
     "ewma": LoadBalance.EWMA,
 }
 _COOKIE_MODE = {"balanced": CookieMode.BALANCED, "persistent": CookieMode.PERSISTENT}
-_PROTOCOLS = {"HTTP": UpstreamProtocol.HTTP, "HTTPS": UpstreamProtocol.HTTPS, "GRPC": UpstreamProtocol.GRPC}
 _DEFAULT_COOKIE = CookieAffinity()
+_SUBSET_SIZE = 3
+_REQUEST_BUFFER_LIMIT_BYTES = 16 << 20
 _ALL_NAMES = sorted({*READ, *KNOWN, *SNIPPETS})
 _SUGGESTIONS = 20  # an Ingress with thousands of strange annotations must not cost seconds
 
@@ -105,7 +123,9 @@ def parse_annotations(
     if not found and not context.acts_by_option:
         if options is DEFAULT_OPTIONS:
             return NO_ANNOTATIONS
-        return AnnotationPolicy(options.traffic, UpstreamAsk(options.load_balance))
+        return AnnotationPolicy(
+            options.traffic, UpstreamAsk(options.load_balance, service_upstream=options.service_upstream)
+        )
     reader = _Reader(found, report, context.parsers)
     given = frozenset(found)
     refusal = _refuse_values(reader, options)  # first: nobody reads what is refused
@@ -126,13 +146,25 @@ def parse_annotations(
     if canary:
         return AnnotationPolicy(ask=_upstream_ask(reader, options), canary=canary)
     ask = _upstream_ask(reader, options)
+    closed_status, closed_reason = 503, refusal
     host_ask = hosts.read_host_ask(reader)
     traffic = _traffic(reader, options.traffic, options)
-    protocol, closed_status, closed_reason = _backend_protocol(reader)
-    if refusal:
-        closed_status, closed_reason = 503, refusal
-    if protocol is not None:
-        ask = UpstreamAsk(ask.load_balance, ask.hash_key, ask.cookie, protocol)
+    asked = backend.parse_backend(features, report)
+    if asked is not backend.NOTHING_ASKED:
+        if not refusal:
+            closed_status, closed_reason = asked.closed_status, asked.closed_reason
+        ask = msgspec.structs.replace(
+            ask,
+            protocol=asked.protocol,
+            tls=asked.tls,
+            http_version=asked.http_version,
+            connection_header=asked.connection_header,
+        )
+        if asked.http_version == "1.0":
+            # It has no chunked coding, so the length has to be known beforehand; nginx does the same.
+            traffic = _with_buffering(traffic, True)
+        elif asked.protocol is UpstreamProtocol.GRPC:
+            traffic = _with_buffering(traffic, False)  # both sides talk at once
     _ssl_redirect(reader, has_tls)
     parsed, refused = parse_features(context.parsers, features)
     if refused:
@@ -233,6 +265,7 @@ def _upstream_ask(reader: _Reader, options: Options) -> UpstreamAsk:
                 "It names no variable, so that all requests have the same key and go to the same endpoint.",
                 value,
             )
+    affinity = reader.found.get("affinity")
     cookie = _cookie(reader) if reader.take("affinity", _affinity, False) else None
     for name in _COOKIE_DETAILS:
         entry = reader.found.pop(name, None)
@@ -243,9 +276,24 @@ def _upstream_ask(reader: _Reader, options: Options) -> UpstreamAsk:
                 'It has no effect without affinity: "cookie".',
                 entry[1],
             )
-    if load_balance is LoadBalance.ROUND_ROBIN and cookie is None:
-        return DEFAULT_ASK
-    return UpstreamAsk(load_balance, hash_key, cookie)
+    subset_size = _hash_subset(reader, bool(hash_key))
+    service_upstream = reader.take("service-upstream", values.boolean, options.service_upstream)
+    if service_upstream and cookie is not None and affinity is not None:
+        reader.unsupported(
+            *affinity, "It has no effect with service-upstream: the cluster chooses the Pod of each connection."
+        )
+    ask = UpstreamAsk(load_balance, hash_key, cookie, service_upstream=service_upstream, hash_subset_size=subset_size)
+    return DEFAULT_ASK if ask == DEFAULT_ASK else ask
+
+
+def _hash_subset(reader: _Reader, hashed: bool) -> int:
+    """0: a key stands for one endpoint."""
+    given = [entry for name in _SUBSET if (entry := reader.found.get(name)) is not None]
+    wanted = reader.take("upstream-hash-by-subset", values.boolean, False)
+    size = reader.take("upstream-hash-by-subset-size", values.count, 0) or _SUBSET_SIZE  # 0 too means the default there
+    if wanted and not hashed:
+        reader.unsupported(*given[0], "It has no effect without upstream-hash-by.")
+    return size if wanted and hashed else 0
 
 
 def _load_balance(text: str) -> LoadBalance:
@@ -283,6 +331,7 @@ def _cookie(reader: _Reader) -> CookieAffinity:
         expires_s=reader.take("session-cookie-expires", values.positive, nothing),
         secure=reader.take("session-cookie-secure", values.boolean, as_request),
         change_on_failure=reader.take("session-cookie-change-on-failure", values.boolean, False),
+        conditional_same_site_none=reader.take("session-cookie-conditional-samesite-none", values.boolean, False),
     )
 
 
@@ -295,44 +344,23 @@ def _traffic(reader: _Reader, default: TrafficPolicy, options: Options) -> Traff
         retry_on=_retries(reader.take("proxy-next-upstream", values.retry_conditions, default.retry_on), options),
         retry_tries=reader.take("proxy-next-upstream-tries", values.count, default.retry_tries),
         retry_timeout_s=float(reader.take("proxy-next-upstream-timeout", values.count, int(default.retry_timeout_s))),
+        request_buffering=reader.take("proxy-request-buffering", values.on_off, default.request_buffering),
+        # It decides in nginx what goes to a file. Here nothing does: a larger value lets more be held, a smaller one is no reason to hold less.
+        request_buffer_bytes=max(
+            default.request_buffer_bytes,
+            min(reader.take("client-body-buffer-size", values.size_bytes, 0), _REQUEST_BUFFER_LIMIT_BYTES),
+        ),
         access_log=reader.take("enable-access-log", values.boolean, default.access_log),
     )
+    for name, parse in NO_EFFECT.items():
+        reader.take(name, parse, None)
     return default if policy == default else policy
 
 
-def _backend_protocol(reader: _Reader) -> tuple[UpstreamProtocol | None, int, str]:
-    """Protocol asked for, and status and reason if the routes have to be closed for it.
-
-    Falling back to plain HTTP would send a request in the clear that was to be encrypted, or noise to a FastCGI server.
-    """
-    entry = reader.found.pop("backend-protocol", None)
-    if entry is None:
-        return None, 503, ""
-    key, value = entry
-    name = value.upper()
-    protocol = _PROTOCOLS.get(name)
-    if protocol is UpstreamProtocol.HTTP:
-        return protocol, 503, ""
-    if protocol is not None:
-        reader.unsupported(
-            key, value, f"Backends that speak {name} are not supported yet: requests are answered with 502."
-        )
-        return protocol, 503, ""
-    if name == "AUTO_HTTP":
-        reader.unsupported(
-            key, value, "The protocol is not chosen by that of the request: the backend is spoken to in plain HTTP."
-        )
-        return UpstreamProtocol.HTTP, 503, ""
-    if name in ("GRPCS", "FCGI"):
-        reader.report.error(
-            field_of(key),
-            VerdictReason.UNSUPPORTED_ANNOTATION,
-            f"Backends that speak {name} are not supported: requests are answered with 502.",
-            value,
-        )
-        return None, 502, f"{shown(key)}: {name} is not supported"
-    reader.invalid(key, value, f"The value of {shown(key)} is not used: it is not a protocol. HTTP is in force.")
-    return None, 503, ""
+def _with_buffering(traffic: TrafficPolicy, wanted: bool) -> TrafficPolicy:
+    if traffic.request_buffering is wanted:
+        return traffic
+    return msgspec.structs.replace(traffic, request_buffering=wanted)
 
 
 def _ssl_redirect(reader: _Reader, has_tls: bool) -> None:

@@ -6,12 +6,27 @@ import msgspec
 
 from ingress.model import ObjectRef
 from ingress.routing.table import CanaryRule, CookieAffinity, Feature, LoadBalance, TrafficPolicy, UpstreamProtocol
+from ingress.routing.tls import UpstreamTLS
 from ingress.translate.annotations.hosts import NO_HOST_ASK, HostAsk
 from ingress.translate.options.model import DEFAULT_OPTIONS
 from ingress.variables import Part
 
 
-class UpstreamAsk(msgspec.Struct, frozen=True):
+class TLSAsk(msgspec.Struct, frozen=True):
+    """How to speak TLS to endpoints. What `secret` holds is in `tls` already; the name that it lacks is the Service's."""
+
+    tls: UpstreamTLS
+    server_name: bool | None = None  # send SNI; None: as suits the Service
+    secret: str = ""  # namespace/name
+
+    def identity(self) -> "TLSAsk":
+        """Without what the Secret holds: a rotation is no other upstream, so that sessions survive it."""
+        return TLSAsk(
+            msgspec.structs.replace(self.tls, ca=b"", crl=b"", certificate=None), self.server_name, self.secret
+        )
+
+
+class UpstreamAsk(msgspec.Struct, frozen=True, omit_defaults=True):
     """How the Ingress wants its upstreams to be; what it doesn't say is the Service's to decide.
 
     Upstreams of one Service port with equal asks are one upstream.
@@ -21,6 +36,15 @@ class UpstreamAsk(msgspec.Struct, frozen=True):
     hash_key: tuple[Part, ...] = ()
     cookie: CookieAffinity | None = None
     protocol: UpstreamProtocol | None = None
+    tls: TLSAsk | None = None
+    http_version: str = "1.1"
+    connection_header: str = ""
+    service_upstream: bool = False  # the cluster IP instead of the endpoints
+    hash_subset_size: int = 0
+
+    def identity(self) -> "UpstreamAsk":
+        """What tells it from the other upstreams of its Service port."""
+        return self if self.tls is None else msgspec.structs.replace(self, tls=self.tls.identity())
 
 
 DEFAULT_TRAFFIC = DEFAULT_OPTIONS.traffic

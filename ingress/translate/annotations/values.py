@@ -23,6 +23,13 @@ def boolean(text: str) -> bool:
     raise ValueError('it is neither "true" nor "false"')
 
 
+def on_off(text: str) -> bool:
+    """nginx's switches, as ingress-nginx takes them: in lower case only."""
+    if text not in ("on", "off"):
+        raise ValueError('it is neither "on" nor "off"')
+    return text == "on"
+
+
 def count(text: str) -> int:
     if not _NUMBER.fullmatch(text):
         raise ValueError("it is not a whole number of at most nine digits")

@@ -53,6 +53,7 @@ class Options:
     proxy: ProxySettings | None = None  # None: as the process was started
     allow_cross_namespace_resources: bool = False
     load_balance: LoadBalance = LoadBalance.ROUND_ROBIN
+    service_upstream: bool = False  # requests go to cluster IPs
     retry_non_idempotent: bool = False  # whatever an annotation says about retries
     risk_limit: Risk = Risk.HIGH  # annotations above it close the routes of their Ingress
     blocked_words: tuple[str, ...] = ()  # so do annotations whose value has one of these

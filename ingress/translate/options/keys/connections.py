@@ -1,6 +1,6 @@
 """Limits, time-outs and connections, on both sides."""
 
-from ingress.translate.annotations.values import boolean, count, retry_conditions, size_bytes
+from ingress.translate.annotations.values import boolean, count, on_off, retry_conditions, size_bytes
 from ingress.translate.options import values
 from ingress.translate.options.keys.base import differs, no_effect, refused, same
 
@@ -160,7 +160,14 @@ KEYS = (
     no_effect("proxy-busy-buffers-size", "", "responses are streamed"),
     no_effect("proxy-max-temp-file-size", "1024m", "nothing is written to files"),
     no_effect("proxy-buffering", "off", "responses are streamed, and a slow client slows its endpoint down"),
-    no_effect("proxy-request-buffering", "on", "request bodies are streamed"),
+    differs(
+        "proxy-request-buffering",
+        "on",
+        "traffic.request_buffering",
+        on_off,
+        "off",
+        "bodies of up to 1 MiB are held in memory, longer ones are streamed from there on; nothing goes to a file",
+    ),
     no_effect("proxy-headers-hash-max-size", "512", "there is no such table"),
     no_effect("proxy-headers-hash-bucket-size", "64", "there is no such table"),
     refused("proxy-http-version", "1.1", "endpoints are spoken to in HTTP/1.1", frozenset(("", "1.1"))),
