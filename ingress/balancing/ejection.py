@@ -54,10 +54,7 @@ def usable(states: Sequence[EndpointState], now: float) -> list[EndpointState]:
         if state.ejected_until <= now:
             state.ejected_until = 0.0
     states = healthy or states
-    ejected: list[EndpointState] = []
-    for state in states:
-        if state.ejected_until:
-            ejected.append(state)
+    ejected = [state for state in states if state.ejected_until]
     if not ejected:
         return list(states)
     if len(ejected) == len(states):

@@ -24,11 +24,7 @@ def record_check(state: EndpointState, check: HealthCheck, passed: bool) -> bool
     return True
 
 
-def forget_checks(state: EndpointState) -> bool:
-    """Nobody checks it any more: as healthy as an endpoint that is new. True when that is news."""
-    was_unhealthy = not state.healthy
+def forget_checks(state: EndpointState) -> None:
+    """Nobody checks it any more: it is as healthy as an endpoint that is new."""
     state.healthy = True
     state.contrary_checks = 0
-    return was_unhealthy
-
-

@@ -72,8 +72,9 @@ class HealthChecks:
         if check is None:
             self.forget(upstream)
             for part in upstream.parts:
-                if any([forget_checks(state) for state in part.states]):
-                    part.rebuild(self.services.clock())
+                for state in part.states:
+                    forget_checks(state)
+                part.rebuild(self.services.clock())
             return
         if checker is None:
             checker = self._checkers[upstream] = HealthChecker(self, upstream, check)

@@ -90,7 +90,10 @@ def _complain_of_unknown(asked: Mapping[str, str], report: Report) -> None:
             near = difflib.get_close_matches(name, NAMES, 1)
             hint = f" Is {PREFIX}{near[0]} meant?" if near else ""
             report.warning(
-                field_of(key), VerdictReason.INVALID_ANNOTATION, f"There is no such annotation of a Service.{hint}", value
+                field_of(key),
+                VerdictReason.INVALID_ANNOTATION,
+                f"There is no such annotation of a Service.{hint}",
+                value,
             )
 
 
@@ -99,9 +102,7 @@ class _Values:
         self._asked = asked
         self._report = report
 
-    def take(
-        self, name: str, parse: Callable[[str], T], default: T, consequence: str = "the default is in force"
-    ) -> T:
+    def take(self, name: str, parse: Callable[[str], T], default: T, consequence: str = "the default is in force") -> T:
         text = self._asked.get(PREFIX + name)
         if text is None:
             return default
@@ -142,7 +143,9 @@ def _host(text: str) -> str:
     if not colon or "]" in port:
         name, colon, port = text, "", ""
     if colon and not (port.isascii() and port.isdigit() and len(port) <= 5 and 1 <= int(port) <= 65535):
-        raise ValueError("it is not a host: an IPv6 address is written in brackets, and a port is from 1 to 65535")
+        raise ValueError("what stands behind the colon is not a port, which is from 1 to 65535")
+    if ":" in name and not name.startswith("["):
+        raise ValueError("an IPv6 address has to be written in brackets")
     address = name.removeprefix("[").removesuffix("]")
     if name.startswith("[") and name.endswith("]") and ":" in address and "%" not in address and is_ip_address(address):
         return text
