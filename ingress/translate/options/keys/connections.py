@@ -52,7 +52,7 @@ KEYS = (
         "proxy.replay_limit_bytes",
         values.replay_bytes,
         "1m",
-        "bodies are streamed: it is how much of one is kept for a retry, at least 64k and at most 16m",
+        "of a body that is streamed, it is how much is kept for a retry, at least 64k and at most 16m",
         _LIVE + "test_body_buffer_is_what_can_be_sent_again",
     ),
     same(
