@@ -294,7 +294,7 @@ class _Connection(asyncio.Protocol):
         try:
             status = status_of(self._received)
         except Junk as e:
-            self._answer.set_exception(e)
+            self._fail(e)
         else:
             if status is not None:
                 self._answer.set_result(status)

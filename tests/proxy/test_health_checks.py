@@ -290,6 +290,18 @@ async def test_junk_is_failed(junk: bytes) -> None:
         assert results(proxy)["junk"] >= 3
 
 
+async def test_a_greeting_before_the_request_is_junk() -> None:
+    async def script(connection: BackendConnection) -> None:
+        await connection.send(b"220 mail.test ESMTP\r\n")
+        await connection.closed()
+
+    async with Proxy() as proxy:
+        bad = await proxy.backend(script)
+        serve(proxy, bad)
+        await until(lambda: results(proxy).get("junk", 0) >= 3)
+        assert set(results(proxy)) == {"junk"}
+
+
 async def test_an_endless_answer_is_not_read() -> None:
     sent = 0
 
