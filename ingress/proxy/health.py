@@ -28,6 +28,7 @@ USER_AGENT = f"aioingress-health-check/{__version__}"
 WORKER_LIMIT = 256  # probes at once
 UPSTREAM_LIMIT = 32  # so that one whose endpoints all hang doesn't hold up the others'
 HEAD_LIMIT_BYTES = 16384  # read at most until the status is known
+FIRST_WITHIN_S = 10.0  # of a long interval: who has just started should soon know
 _JITTER = 0.1  # of the interval, either way: probes of many workers and endpoints don't fall into step
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-9][0-9]{2})(?: [^\r\n\0]*)?\r?\n")
 _BEGINNING = b"HTTP/1."
@@ -154,7 +155,7 @@ class HealthChecker:
                 state.contrary_checks = 0  # answers to another question
             else:
                 continue
-            self._later(watch, self._checks.services.rng.random() * check.interval_s)
+            self._later(watch, self._checks.services.rng.random() * min(check.interval_s, FIRST_WITHIN_S))
 
     def stop(self) -> None:
         for watch in self._watches.values():
