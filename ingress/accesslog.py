@@ -58,6 +58,7 @@ class AccessRecord(NamedTuple):
     request_id: bytes
     remote_user: bytes
     extra: tuple[bytes | None, ...] = ()  # what a template has beyond these (`logtemplate.TemplateFormat.captures`)
+    main_upstream: str = ""  # of a request that a canary got: what the main Ingress would have sent it to
 
 
 # ---- text ---------------------------------------------------------------------------------------------------------
@@ -88,7 +89,7 @@ class TextFormat:
     $request_length $request_time [$proxy_upstream_name] [$proxy_alternative_upstream_name] $upstream_addr
     $upstream_response_length $upstream_response_time $upstream_status $req_id`
 
-    The upstream name is `namespace-service-port`, `-` where no rule matched; the alternative name is empty, as there.
+    The upstream name is `namespace-service-port`, `-` where no rule matched; the alternative name is that of a canary, if it got the request.
     """
 
     __slots__ = ("_second", "_time")
@@ -125,6 +126,7 @@ class TextFormat:
         request_id: bytes,
         remote_user: bytes,
         extra: tuple[bytes | None, ...],
+        main_upstream: str,
     ) -> bytes:
         second = int(time_s)
         if second != self._second:
@@ -141,11 +143,13 @@ class TextFormat:
             upstream = (
                 f"{upstream_addr} {upstream_response_length} {upstream_response_time_s:.3f} {upstream_status or '-'}"
             )
-        name = f"{namespace}-{service}-{port}" if service else "-"
+        name, alternative = f"{namespace}-{service}-{port}" if service else "-", ""
+        if main_upstream:
+            name, alternative = main_upstream, name
         return (
             f'{remote_addr} - {user or "-"} [{self._time}] "{line or "-"}" {status} {body_bytes_sent}'
             f' "{from_page or "-"}" "{agent or "-"}" {request_length} {request_time_s:.3f}'
-            f" [{name}] [] {upstream} {ident or '-'}\n"
+            f" [{name}] [{alternative}] {upstream} {ident or '-'}\n"
         ).encode()
 
 

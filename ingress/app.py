@@ -18,6 +18,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -33,18 +34,22 @@ from ingress.kube.cluster import Cluster
 from ingress.logs import VerdictLog, setup_logging
 from ingress.metrics import ClusterFacts, ControllerFacts, SourceFacts, TableCounts, count_table, count_verdicts
 from ingress.middleware import loader, registry
-from ingress.model import KubernetesObject, ObjectRef
+from ingress.model import ConfigMap, KubernetesObject, ObjectRef
 from ingress.proxy.accept import ListenerKind
 from ingress.resolver import ExternalNameResolver
 from ingress.routing.table import RoutingTable
 from ingress.store import Store
+from ingress.tls.selfsigned import self_signed
 from ingress.translate.compiler import Compilation, Compiler
+from ingress.translate.tls.expiry import expiry_verdicts
+from ingress.translate.tls.hosts import CertificateUse
 from ingress.workers import sockets
 from ingress.workers.pool import InProcess, WorkerPool
 from ingress.workers.supervisor import Supervisor
 
 _log = logging.getLogger(__name__)
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_EXPIRY_PERIOD_S = 86400.0
 _FIRST_LOOKUP_S = 2.0  # how long readiness waits for the addresses of ExternalName Services
 _FILES, _KUBERNETES = "files", "kubernetes"
 
@@ -128,7 +133,15 @@ class Controller:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._store = Store(settings.hold_off_s, settings.hold_off_limit_s)
-        translate = dataclasses.replace(settings.translate, proxy=settings.proxy)
+        listeners = (*settings.http_addresses, *settings.https_addresses, *settings.admin_addresses)
+        ports = frozenset(address.port for address in listeners if address.port)
+        translate = dataclasses.replace(
+            settings.translate,
+            proxy=settings.proxy,
+            reserved_ports=ports,
+            fallback_certificate=self_signed(datetime.now(UTC)),
+            https_port=settings.https_addresses[0].port if settings.https_addresses else 443,
+        )
         self._compiler = Compiler(translate, registry.SPECS)
         self._resolver = ExternalNameResolver(self._store.set_resolved)
         self._source: Source | None = None
@@ -139,7 +152,10 @@ class Controller:
         # what the admin listener shows: all of one build
         self._table = RoutingTable()
         self._counts: TableCounts = count_table(self._table)
-        self._verdicts: tuple[Verdict, ...] = ()
+        self._built: Compilation | None = None
+        self._found: tuple[Verdict, ...] = ()  # by the sources and the compiler, less those that time brings
+        self._verdicts: tuple[Verdict, ...] = ()  # all there are
+        self._certificates: tuple[CertificateUse, ...] = ()
         self._published_at = time.monotonic()
         self._synced = False
         self._config_errors = 0
@@ -185,6 +201,7 @@ class Controller:
             else:
                 self._pool = InProcess(settings.proxy, bound[0], settings.log_format, loop)
             self._pool.on_acknowledged = self._on_acknowledged
+            self._pool.on_port_failures = self._report
             try:
                 self._admin = await admin.start(self._view(), settings.admin_addresses)
             except BaseException:
@@ -199,8 +216,6 @@ class Controller:
         kube = self._settings.kube
         if kube is None:
             return Manifests(self._settings, self._store.update)
-        if kube.tcp_services is not None:
-            _log.warning("--tcp-services-configmap: TCP services are not available yet")
         return await Cluster.connect(kube, functools.partial(self._store.apply, _KUBERNETES))
 
     async def _run(self, pool: WorkerPool, source: Source) -> int:
@@ -227,6 +242,7 @@ class Controller:
             group.create_task(source.run(), name="source")
             group.create_task(self._resolver.run(), name="resolver")
             group.create_task(self._translate(pool, source, group), name="translate")
+            group.create_task(self._watch_expiry(source), name="expiry")
             group.create_task(pool.run(), name="workers")
 
     async def _translate(self, pool: WorkerPool, source: Source, group: asyncio.TaskGroup) -> None:
@@ -250,13 +266,14 @@ class Controller:
                     *_sizes(self._counts),
                     took_ms,
                 )
-            verdicts = (*change.verdicts, *built.verdicts)
+            self._certificates, self._found = built.certificates, (*change.verdicts, *built.verdicts)
+            self._built = built
+            verdicts = self._all_verdicts()
             self._count_config_errors(verdicts)
-            self._table, self._verdicts = built.table, verdicts
+            self._table, self._built, self._found = built.table, built, verdicts
             self._served.append((self._generation, built.served))
             self._on_acknowledged(pool.acknowledged)
-            self._verdict_log.update(verdicts)
-            source.compiled(built, verdicts)
+            self._report()
             if first:
                 first = False
                 # What the sources and the compiler hold lives as long as the process: out of the collector's sight, whose full
@@ -264,6 +281,19 @@ class Controller:
                 gc.set_threshold(20000, 20, 100)
                 gc.freeze()
                 group.create_task(self._settle(source, built.external_names), name="first-lookups")
+
+    def _all_verdicts(self) -> tuple[Verdict, ...]:
+        return (*self._found, *expiry_verdicts(self._certificates, datetime.now(UTC)))
+
+    async def _watch_expiry(self, source: Source) -> None:
+        """Certificates come to their end without any change of an object."""
+        while True:
+            await asyncio.sleep(_EXPIRY_PERIOD_S)
+            verdicts = self._all_verdicts()
+            if self._built is not None and verdicts != self._verdicts:
+                self._verdicts = verdicts
+                self._verdict_log.update(verdicts)
+                source.compiled(self._built, verdicts)
 
     async def _settle(self, source: Source, names: frozenset[str]) -> None:
         """The first sync counts when what it named (ExternalName hosts, Secrets) was looked up, or could not be in reasonable time."""
@@ -280,6 +310,16 @@ class Controller:
             served = self._served.popleft()[1]
         if served is not None and self._source is not None:
             self._source.serving(served)
+
+    def _report(self) -> None:
+        """To the log, the admin listener and the source: what the newest build is not, and which ports the workers can't have."""
+        if self._built is None or self._source is None:
+            return
+        ports = self._settings.translate.tcp_services
+        failures = self._pool.port_failures if self._pool is not None and ports is not None else {}
+        self._verdicts = (*self._found, *(_port_verdict(ports, *failure) for failure in sorted(failures.items())))
+        self._verdict_log.update(self._verdicts)
+        self._source.compiled(self._built, self._verdicts)
 
     def _count_config_errors(self, verdicts: Sequence[Verdict]) -> None:
         unreadable = (VerdictReason.PARSE_ERROR, VerdictReason.INVALID_OBJECT)
@@ -359,7 +399,18 @@ class Controller:
             sources=source.facts() if source is not None else (),
             cluster=source.writes() if source is not None else None,
             config_errors=self._config_errors,
+            certificates=self._certificates,
         )
+
+
+def _port_verdict(config_map: tuple[str, str] | None, port: int, reason: str) -> Verdict:
+    return Verdict(
+        object=str(ObjectRef(ConfigMap.kind, *(config_map or ("", "")))),
+        field=f"data.{port}",
+        reason=VerdictReason.PORT_UNAVAILABLE,
+        message=f"The port can't be opened, and is tried again: {reason}.",
+        value=str(port),
+    )
 
 
 def _serving(workers: int) -> str:

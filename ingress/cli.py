@@ -353,13 +353,19 @@ def cli() -> None:
     "--tcp-services-configmap",
     type=CONFIG_MAP,
     show_envvar=True,
-    help="ConfigMap of TCP services. Accepted, but not served yet.",
+    help="ConfigMap of TCP services: ports that are relayed as they are, PORT: NAMESPACE/SERVICE:PORT[:PROXY][:PROXY].",
 )
 @click.option(
     "--default-ssl-certificate",
     type=SECRET,
     show_envvar=True,
-    help="Secret with the certificate for hosts without one. Watched, but not used yet: TLS is still to come.",
+    help="Secret with the certificate for hosts without one. Default: a self-signed one, made at the start.",
+)
+@click.option(
+    "--enable-ssl-passthrough",
+    **SWITCH,
+    show_envvar=True,
+    help="Let Ingresses ask (annotation ssl-passthrough) that TLS connections for their hosts go to the backend unopened.",
 )
 @click.option(
     "--update-status",
@@ -485,6 +491,7 @@ def serve(
     configmap: tuple[str, str] | None,
     tcp_services_configmap: tuple[str, str] | None,
     default_ssl_certificate: tuple[str, str] | None,
+    enable_ssl_passthrough: bool,
     update_status: bool,
     update_status_on_shutdown: bool,
     publish_service: tuple[str, str] | None,
@@ -556,8 +563,11 @@ def serve(
             ),
             default_backend_service=default_backend_service,
             config_map=configmap,
+            tcp_services=tcp_services_configmap,
             external_name_loopback=bool(manifests),
             external_name_enabled=not disable_svc_external_name,
+            default_certificate=default_ssl_certificate,
+            ssl_passthrough=enable_ssl_passthrough,
             allowed_middleware=allow_middleware or None,
         ),
         proxy=ProxySettings(

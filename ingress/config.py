@@ -3,6 +3,7 @@
 import ipaddress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ingress.errors import ConfigError
 
@@ -88,6 +89,34 @@ class TLSSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ClientSettings:
+    """Who may say for whom it speaks (docs/client-address.md). Defaults are those of ingress-nginx: nobody is asked.
+
+    With all of `forwarded_headers`, `real_ip` and `proxy_protocol` off, a client is who connects.
+    """
+
+    forwarded_headers: bool = False  # believe X-Forwarded-For, -Proto, -Port and -Host of a trusted peer
+    full_forwarded_for: bool = False  # pass the whole X-Forwarded-For on, the peer appended
+    forwarded_for_header: str = "X-Forwarded-For"  # where a trusted peer names the client
+    real_ip: bool = False  # believe only `forwarded_for_header`
+    trusted_networks: tuple[str, ...] = ("0.0.0.0/0",)  # of the peers that are believed; CIDR
+    proxy_protocol: bool = False  # connections begin with a PROXY header
+    proxy_protocol_timeout_s: float = 5.0  # for that header
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSettings:
+    """Relayed connections (TCP services). Defaults are those of ingress-nginx."""
+
+    connect_timeout_s: float = 60.0  # for one endpoint
+    idle_timeout_s: float = 600.0  # without a byte either way
+    next_upstream: bool = True  # an endpoint that can't be connected to: try another one
+    next_upstream_timeout_s: float = 600.0  # for all attempts; 0: no limit
+    next_upstream_tries: int = 3  # including the first; 0: as many as there are endpoints
+    access_log: bool = True  # a line for each, where there is an access log at all
+
+
+@dataclass(frozen=True, slots=True)
 class LogSettings:
     """The access log, beside `ProxySettings.access_log`, which switches it."""
 
@@ -149,6 +178,8 @@ class ProxySettings:
     access_log: bool = True
     middleware_paths: tuple[str, ...] = ()  # Python files, or folders of them: user middlewares
     tls: TLSSettings = TLSSettings()
+    client: ClientSettings = ClientSettings()
+    stream: StreamSettings = StreamSettings()
     log: LogSettings = LogSettings()
     headers: HeaderSettings = HeaderSettings()
     blocks: BlockSettings = BlockSettings()
@@ -159,12 +190,20 @@ class TranslateSettings:
     classes: ClassSettings = field(default_factory=ClassSettings)
     default_backend_service: tuple[str, str] | None = None  # (namespace, name): its first port
     config_map: tuple[str, str] | None = None  # (namespace, name) of the options
+    tcp_services: tuple[str, str] | None = None  # (namespace, name) of the ConfigMap of ports
+    reserved_ports: frozenset[int] = frozenset()  # of the controller itself: no TCP service gets them
     annotation_prefixes: tuple[str, ...] = ("aioingress.io/", "nginx.ingress.kubernetes.io/")  # first wins
     external_name_loopback: bool = True  # standalone mode may point ExternalName at loopback; a cluster may not
     external_name_enabled: bool = True
     # User middlewares that every Ingress may name; `*`: all that are loaded. None: all standalone, in a cluster none but those of its class.
     allowed_middleware: tuple[str, ...] | None = None
     proxy: ProxySettings = ProxySettings()  # what the options ConfigMap is laid over
+    default_certificate: tuple[str, str] | None = (
+        None  # (namespace, name) of a Secret: for hosts without a certificate of their own
+    )
+    fallback_certificate: Any = None  # routing.tls.Certificate where that has none
+    ssl_passthrough: bool = False  # whether Ingresses may ask for it
+    https_port: int = 443  # in redirects with port
 
 
 @dataclass(frozen=True, slots=True)

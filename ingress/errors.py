@@ -43,6 +43,10 @@ class VerdictReason(enum.StrEnum):
     SERVICE_NOT_FOUND = "ServiceNotFound"
     SERVICE_PORT_NOT_FOUND = "ServicePortNotFound"
     NO_ENDPOINTS = "NoEndpoints"
+    PORT_UNAVAILABLE = "PortUnavailable"  # of a TCP service: somebody else has it, or it needs a permission
+    SECRET_NOT_FOUND = "SecretNotFound"
+    INVALID_CERTIFICATE = "InvalidCertificate"  # a Secret without usable certificate, or one for other hosts
+    CERTIFICATE_EXPIRY = "CertificateExpiry"  # soon, or it has expired already: served all the same
     INGRESS_CLASS_NOT_FOUND = "IngressClassNotFound"
     ACCESS_RULE_REJECTED = "AccessRuleRejected"  # its routes are closed (503): security rules never fail open
 

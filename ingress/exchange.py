@@ -10,6 +10,8 @@ from typing import Any, Protocol
 
 from ingress.balancing.base import EndpointState
 from ingress.errors import Reason
+from ingress.routing.client_auth import ClientIdentity
+from ingress.routing.tls import TLSHost
 
 Field = tuple[bytes, bytes]
 """Name as received and value without surrounding white space."""
@@ -93,6 +95,17 @@ class Downstream(Protocol):
     def resume_request_body(self) -> None: ...
 
 
+class ClientTLS(Protocol):
+    """What may be asked of the connection of an exchange that came by TLS (`tls.transport.ConnectionInfo`)."""
+
+    server_name: str  # SNI, lower case; empty: none
+    host: TLSHost | None  # chosen by it
+
+    @property
+    def client(self) -> ClientIdentity:
+        """The client's certificate and what it was worth."""
+
+
 class DirectResponse:
     """An answer without asking an endpoint. `body` None: the error page of the status, in the form that the client accepts.
 
@@ -156,8 +169,10 @@ class Exchange:
         "body_bytes",
         "body_complete",
         "body_discarded",
+        "body_filter",
         "body_framing",
         "body_held",
+        "body_tap",
         "body_whole",
         "captures",
         "cleanups",
@@ -173,6 +188,7 @@ class Exchange:
         "hash_key",
         "held_bytes",
         "host",
+        "intercepted",
         "keep_alive",
         "log",
         "method",
@@ -213,15 +229,15 @@ class Exchange:
         self.downstream = downstream
         self.client_address = client_address
         self.scheme = scheme
-        self.forwarded = forwarded  # header block about the client's connection, the same for all its requests
+        self.forwarded = forwarded  # header block about who the client is, for the endpoint
         self.method = method
         self.target = target  # as received
         self.path = b"/"  # normalised
         self.query = b""  # with its question mark
         self.captures: Sequence[bytes] = ()  # groups of the regular expression that matched last: $1, $2 ...
         self.version = 11  # 10, 11, 20
-        self.authority = b""  # Host as received, or :authority
-        self.host = b""  # lower case, without port
+        self.authority = b""  # Host as received, or :authority; X-Forwarded-Host of a trusted peer
+        self.host = b""  # lower case, without port: what the route was chosen by. Before that: Host as received, where `authority` isn't
         self.upstream_authority = b""  # Host for the endpoint, where it isn't the client's
         self.fields: FieldPieces = [] if fields is None else fields  # end-to-end request fields
         self.trailers: Sequence[Field] = ()
@@ -259,8 +275,11 @@ class Exchange:
         self.response_started = False
         self.response_bytes = 0  # of body
         self.finished = False
+        self.body_tap: Any = None  # middleware.mirror.Copy: sees what comes of the request's body
+        self.body_filter: Any = None  # middleware.filters.BodyFilter: the first that the response's body goes through
+        self.intercepted: Any = None  # proxy.interception.Intercepted: another upstream answers, in place of an error
 
-        self.tls: Any = None  # tls.transport.ConnectionInfo of a connection that came by TLS
+        self.tls: ClientTLS | None = None  # None: the connection came without TLS
         self.remote_user = b""  # who authenticated, for the access log
         self.notes: dict[str, Any] | None = None  # what hooks tell each other, by middleware
         self.cleanups: list[Callable[[], None]] | None = None

@@ -51,6 +51,10 @@ def _several(value: Any, form: str) -> bytes:
     return ", ".join([format(v, form) for v in values]).encode()
 
 
+def _upstream(record: Any) -> bytes | None:
+    return f"{record.namespace}-{record.service}-{record.port}".encode() if record.service else None
+
+
 _OF_RECORD: dict[str, OfRecord] = {
     "body_bytes_sent": lambda r: b"%d" % r.body_bytes_sent,
     "http_host": lambda r: r.host or None,
@@ -59,8 +63,8 @@ _OF_RECORD: dict[str, OfRecord] = {
     "ingress_name": lambda r: r.ingress.encode() or None,
     "msec": lambda r: b"%.3f" % r.time_s,
     "namespace": lambda r: r.namespace.encode() or None,
-    "proxy_alternative_upstream_name": lambda r: b"",
-    "proxy_upstream_name": lambda r: f"{r.namespace}-{r.service}-{r.port}".encode() if r.service else None,
+    "proxy_alternative_upstream_name": lambda r: _upstream(r) or b"" if r.main_upstream else b"",
+    "proxy_upstream_name": lambda r: r.main_upstream.encode() or _upstream(r),
     "remote_addr": lambda r: r.remote_addr.encode(),
     "remote_user": lambda r: r.remote_user or None,
     "req_id": lambda r: r.request_id or None,

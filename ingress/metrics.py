@@ -9,8 +9,9 @@ Three stages, each plain data:
 - At a scrape: `render(snapshot, facts, accept)` writes the text, from the merged snapshot and the controller's own
   facts.
 
-Label sets are (namespace, ingress, service, port), never paths, hosts or anything a client can choose: the number of
-series is bounded by the objects of the cluster times the statuses their upstreams send. Names are listed in
+Label sets are (namespace, ingress, service, port), never paths or anything a client can choose: the number of series
+is bounded by the objects of the cluster times the statuses their upstreams send. Hosts appear with certificates only,
+and only those of Ingresses. Names are listed in
 docs/metrics.md.
 """
 
@@ -19,7 +20,7 @@ import time
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import msgspec
@@ -32,6 +33,7 @@ from prometheus_client.registry import Collector
 from ingress import __version__
 from ingress.errors import Verdict
 from ingress.routing.table import RoutingTable
+from ingress.translate.tls.hosts import CertificateUse
 
 BUCKET_BOUNDS_S: tuple[float, ...] = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Upper bounds (inclusive) of the request duration histogram, as in ingress-nginx; one more bucket, +Inf, follows."""
@@ -43,6 +45,9 @@ RouteLabels = tuple[str, str, str, str]
 
 UpstreamLabels = tuple[str, str]
 """(namespace, service)."""
+
+StreamLabels = tuple[str, str, str]
+"""(namespace, service, the port that clients connect to)."""
 
 UNMATCHED: RouteLabels = ("", "", "", "")
 
@@ -104,6 +109,26 @@ class UpstreamStats:
 
 
 @dataclass(slots=True)
+class StreamStats:
+    """Counters of the connections that come in on one port and are relayed to one Service as they are."""
+
+    opened: int = 0
+    open: int = 0  # at the moment
+    refused: int = 0  # ended because no endpoint could be reached
+    received_bytes: int = 0  # from clients; counted when the connection ends, like the next
+    sent_bytes: int = 0
+
+    def __add__(self, other: "StreamStats") -> "StreamStats":
+        return StreamStats(
+            self.opened + other.opened,
+            self.open + other.open,
+            self.refused + other.refused,
+            self.received_bytes + other.received_bytes,
+            self.sent_bytes + other.sent_bytes,
+        )
+
+
+@dataclass(slots=True)
 class Tally:
     """One counter of a feature; who counts holds it and adds to `value`."""
 
@@ -128,6 +153,10 @@ TALLIES: dict[str, tuple[str, tuple[str, ...]]] = {
         ("middleware", "hook", "reason"),
     ),
     "aioingress_middleware_seconds": ("Time that a user middleware's hooks took.", ("middleware", "hook")),
+    "aioingress_mirrored": (
+        "Requests to be copied to a mirror, by outcome: answered, failed, dropped.",
+        ("namespace", "ingress", "outcome"),
+    ),
     "aioingress_tls_handshakes": ("TLS handshakes completed, in full or by resumption.", ("protocol", "outcome")),
     "aioingress_tls_failures": ("TLS connections that came to no handshake.", ("reason",)),
 }
@@ -161,6 +190,7 @@ class WorkerMetrics:
         "_monotonic",
         "_requests_in_flight",
         "_routes",
+        "_streams",
         "_table_at",
         "_table_id",
         "_tallies",
@@ -187,6 +217,7 @@ class WorkerMetrics:
         self._monotonic = monotonic
         self._routes: dict[RouteLabels, RouteStats] = {}
         self._upstreams: dict[UpstreamLabels, UpstreamStats] = {}
+        self._streams: dict[StreamLabels, StreamStats] = {}
         self._tallies: dict[TallyLabels, Tally] = {}
         self._table_id = ""
         self._table_at = 0.0
@@ -214,6 +245,14 @@ class WorkerMetrics:
         stats = self._upstreams.get(labels)
         if stats is None:
             stats = self._upstreams[labels] = UpstreamStats()
+        return stats
+
+    def stream(self, namespace: str, service: str, port: int) -> StreamStats:
+        """The stats of connections to that port, made when first asked for."""
+        labels = (namespace, service, str(port))
+        stats = self._streams.get(labels)
+        if stats is None:
+            stats = self._streams[labels] = StreamStats()
         return stats
 
     def tally(self, name: str, *labels: str) -> Tally:
@@ -246,6 +285,7 @@ class WorkerMetrics:
         return MetricsSnapshot(
             routes={labels: s for labels, s in self._routes.items() if s.statuses},
             upstreams={labels: s for labels, s in self._upstreams.items() if s.failures or s.retries or s.ejections},
+            streams={labels: s for labels, s in self._streams.items() if s.opened},
             tallies={labels: tally.value for labels, tally in self._tallies.items() if tally.value},
             connections_accepted=self.connections_accepted,
             upstream_connections_opened=self.upstream_connections_opened,
@@ -274,6 +314,7 @@ class MetricsSnapshot(msgspec.Struct, frozen=True):
     # counters
     routes: dict[RouteLabels, RouteStats] = {}
     upstreams: dict[UpstreamLabels, UpstreamStats] = {}
+    streams: dict[StreamLabels, StreamStats] = {}
     tallies: dict[TallyLabels, float] = {}
     connections_accepted: int = 0
     upstream_connections_opened: int = 0
@@ -290,8 +331,10 @@ class MetricsSnapshot(msgspec.Struct, frozen=True):
 
     def without_gauges(self) -> "MetricsSnapshot":
         """What remains of a worker that is gone."""
+        streams = {labels: replace(stats, open=0) for labels, stats in self.streams.items()}
         return msgspec.structs.replace(
             self,
+            streams=streams,
             requests_in_flight=0,
             connections_open=0,
             tls_connections_open=0,
@@ -317,6 +360,7 @@ def merge(snapshots: Iterable[MetricsSnapshot]) -> MetricsSnapshot:
     parts = tuple(snapshots)
     routes: dict[RouteLabels, RouteStats] = {}
     upstreams: dict[UpstreamLabels, UpstreamStats] = {}
+    streams: dict[StreamLabels, StreamStats] = {}
     tables: dict[str, int] = {}
     tallies: dict[TallyLabels, float] = {}
     unhealthy: dict[UpstreamLabels, int] = {}
@@ -325,6 +369,8 @@ def merge(snapshots: Iterable[MetricsSnapshot]) -> MetricsSnapshot:
             routes[route] = routes[route] + stats if route in routes else stats
         for upstream, counts in part.upstreams.items():
             upstreams[upstream] = upstreams[upstream] + counts if upstream in upstreams else counts
+        for stream, flows in part.streams.items():
+            streams[stream] = streams[stream] + flows if stream in streams else flows
         tables = _sum(tables, part.tables)
         for labels, value in part.tallies.items():
             tallies[labels] = tallies.get(labels, 0) + value
@@ -333,6 +379,7 @@ def merge(snapshots: Iterable[MetricsSnapshot]) -> MetricsSnapshot:
     return MetricsSnapshot(
         routes=routes,
         upstreams=upstreams,
+        streams=streams,
         tallies=tallies,
         connections_accepted=sum(p.connections_accepted for p in parts),
         upstream_connections_opened=sum(p.upstream_connections_opened for p in parts),
@@ -428,6 +475,7 @@ class ControllerFacts:
     sources: tuple[SourceFacts, ...] = ()
     cluster: ClusterFacts | None = None  # None: standalone
     config_errors: int = 0  # times a source or setting was unreadable and the last good one stayed in service
+    certificates: tuple[CertificateUse, ...] = ()  # in use, by host
 
 
 @dataclass(frozen=True, slots=True)
@@ -459,6 +507,8 @@ CONTENT_TYPE_TEXT = "text/plain; version=0.0.4; charset=utf-8"
 CONTENT_TYPE_OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 _UPSTREAM = ("namespace", "service")
+_STREAM = ("namespace", "service", "port")
+_CERTIFICATE = ("host", "secret_name", "namespace", "identifier")  # the last tells two certificates of one host apart
 _LE = (*(f'{bound}"}} ' for bound in BUCKET_BOUNDS_S), '+Inf"} ')  # end of a bucket line, up to its value
 
 
@@ -496,6 +546,7 @@ class MetricsCollector(Collector):
         yield from self._upstreams()
         yield from self._features()
         yield from self._connections()
+        yield from self._streams()
         yield from self._table()
         yield from self._controller()
 
@@ -565,6 +616,22 @@ class MetricsCollector(Collector):
             snapshot.access_log_dropped,
         )
 
+    def _streams(self) -> Iterator[Metric]:
+        families: tuple[CounterMetricFamily | GaugeMetricFamily, ...] = (
+            CounterMetricFamily("aioingress_stream_connections", "Connections relayed as they are.", labels=_STREAM),
+            CounterMetricFamily(
+                "aioingress_stream_refused", "Of them, those that no endpoint could be found for.", labels=_STREAM
+            ),
+            CounterMetricFamily("aioingress_stream_received_bytes", "From clients; of ended ones.", labels=_STREAM),
+            CounterMetricFamily("aioingress_stream_sent_bytes", "To clients; of ended ones.", labels=_STREAM),
+            GaugeMetricFamily("aioingress_streams", "Relayed connections that are open.", labels=_STREAM),
+        )
+        for labels, counts in sorted(self._snapshot.streams.items()):
+            values = (counts.opened, counts.refused, counts.received_bytes, counts.sent_bytes, counts.open)
+            for family, value in zip(families, values, strict=True):
+                family.add_metric(labels, value)
+        yield from families
+
     def _table(self) -> Iterator[Metric]:
         facts, snapshot = self._facts, self._snapshot
         table = InfoMetricFamily("aioingress_table", "The routing table that the controller published last.", labels=())
@@ -628,8 +695,33 @@ class MetricsCollector(Collector):
             "Times that a source or setting was unusable and the last good one stayed in service.",
             facts.config_errors,
         )
+        yield from self._certificates(facts.certificates)
         if facts.cluster is not None:
             yield from self._cluster(facts.cluster)
+
+    def _certificates(self, uses: Sequence[CertificateUse]) -> Iterator[Metric]:
+        """By host of an Ingress; the default certificate as ingress-nginx names its host."""
+        expiry = GaugeMetricFamily(
+            "aioingress_ssl_expire_time_seconds",
+            "Unix time when the certificate of a host expires.",
+            labels=_CERTIFICATE,
+        )
+        info = InfoMetricFamily("aioingress_ssl_certificate", "The certificate of a host.", labels=_CERTIFICATE)
+        for use in uses:
+            facts = use.facts
+            labels = (use.host or "_", use.secret.name, use.secret.namespace, str(facts.serial_number))
+            expiry.add_metric(labels, facts.not_after.timestamp())
+            info.add_metric(
+                labels,
+                {
+                    "issuer_common_name": facts.issuer_common_name,
+                    "issuer_organization": facts.issuer_organization,
+                    "serial_number": str(facts.serial_number),
+                    "public_key_algorithm": facts.key_algorithm,
+                },
+            )
+        yield expiry
+        yield info
 
     def _cluster(self, facts: ClusterFacts) -> Iterator[Metric]:
         yield _gauge("aioingress_leader", "1 while this replica is the leader, else 0.", float(facts.is_leader))

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,13 @@ import pytest
 from ingress import app
 from ingress.app import Controller
 from ingress.config import Address, KubeSettings, ProxySettings, Settings
-from ingress.errors import ConfigError
+from ingress.errors import ConfigError, VerdictReason
 from ingress.kube.client import KubeClient
+from ingress.model import ClusterState, Kind, ObjectRef
 from ingress.translate.compiler import Compiler
+from ingress.translate.tls.hosts import CertificateUse
+from ingress.translate.tls.inspect import inspect_pair
+from tests.certificates import NOW, issue
 
 FREE = Address("127.0.0.1", 0)
 
@@ -154,3 +159,27 @@ async def test_connections_to_the_cluster_end_with_a_failed_start(tmp_path, monk
             with pytest.raises(ConfigError, match="in use"):
                 await Controller(settings(tmp_path, manifests=(), kube=kube, **changes)).run()
     assert closed == ["http://127.0.0.1:9"] * 2
+
+
+async def test_certificates_come_to_their_end_without_a_change(tmp_path, monkeypatch):
+    """Looked at again from time to time: the warning reaches whoever a build's verdicts do."""
+    monkeypatch.setattr(app, "_EXPIRY_PERIOD_S", 0)
+    told = asyncio.Event()
+
+    class Listening:
+        def compiled(self, built, verdicts):
+            assert built is controller._built
+            assert [v.reason for v in verdicts] == [VerdictReason.CERTIFICATE_EXPIRY]
+            told.set()
+
+    controller = Controller(settings(tmp_path))
+    controller._built = controller._compiler.compile(ClusterState(), None)
+    made = issue("a.test", not_after=NOW + timedelta(days=3))
+    facts = inspect_pair(made.pem.encode(), made.key_pem.encode()).facts
+    secret = ObjectRef(Kind.SECRET, "default", "cert")
+    controller._certificates = (CertificateUse("a.test", secret, facts, "Ingress default/web", "spec.tls[0]"),)
+    watching = asyncio.create_task(controller._watch_expiry(Listening()))
+    async with asyncio.timeout(10):
+        await told.wait()
+    watching.cancel()
+    assert controller._verdicts[0].object == "Ingress default/web"

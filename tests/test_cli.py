@@ -128,7 +128,7 @@ def test_every_flag_of_a_cluster(app, monkeypatch, tmp_path):
         "--watch-namespace", "shop",
         "--configmap", "edge/options",
         "--tcp-services-configmap", "edge/tcp",
-        "--default-ssl-certificate", "edge/tls",
+        "--default-ssl-certificate", "edge/tls", "--enable-ssl-passthrough",
         "--update-status=false", "--update-status-on-shutdown=false",
         "--publish-service", "edge/aioingress-controller",
         "--publish-status-address", "192.0.2.1, 2001:db8::1", "--publish-status-address", "lb.example.com",
@@ -138,6 +138,8 @@ def test_every_flag_of_a_cluster(app, monkeypatch, tmp_path):
     ]  # fmt: skip
     assert main(["serve", *arguments]) == 0
     assert app.settings.translate.classes == ClassSettings(standalone=False, by_name=True, take_over_nginx=True)
+    assert app.settings.translate.default_certificate == ("edge", "tls")
+    assert app.settings.translate.ssl_passthrough
     assert app.settings.kube == KubeSettings(
         kubeconfig=config,
         context="staging",
@@ -197,6 +199,7 @@ OF_A_CLUSTER = {
     "INGRESS_CONFIGMAP": ("a/b", lambda s: s.kube.config_map, ("a", "b")),
     "INGRESS_TCP_SERVICES_CONFIGMAP": ("a/b", lambda s: s.kube.tcp_services, ("a", "b")),
     "INGRESS_DEFAULT_SSL_CERTIFICATE": ("a/b", lambda s: s.kube.default_certificate, ("a", "b")),
+    "INGRESS_ENABLE_SSL_PASSTHROUGH": ("true", lambda s: s.translate.ssl_passthrough, True),
     "INGRESS_UPDATE_STATUS": ("false", lambda s: s.kube.update_status, False),
     "INGRESS_UPDATE_STATUS_ON_SHUTDOWN": ("false", lambda s: s.kube.update_status_on_shutdown, False),
     "INGRESS_PUBLISH_SERVICE": ("a/b", lambda s: s.kube.publish_service, ("a", "b")),

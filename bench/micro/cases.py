@@ -5,8 +5,9 @@ from random import Random
 
 import msgspec
 
-from bench.micro import tls
+from bench.micro import access, tls
 from bench.micro.plumbing import BROWSER, SMALL, exchange
+from bench.micro.responses import RESPONSE_CASES
 from bench.micro.runner import Case
 from ingress.balancing.base import EndpointState
 from ingress.balancing.registry import build_picker
@@ -205,4 +206,6 @@ CASES = (
     Case("decode a delta, one edit", _decode_delta),
     Case("encode a table of 10,000 routes", _encode_table),
     *(Case(name, prepare) for name, prepare in tls.layers().items()),
+    *access.CASES,
+    *RESPONSE_CASES,
 )

@@ -43,7 +43,7 @@ class _Nowhere:
     close = pause_reading = resume_reading = abort
 
 
-def exchange(table: RoutingTable, key: UpstreamKey, request: bytes) -> Callable[[], object]:
+def exchange(table: RoutingTable, key: UpstreamKey, request: bytes, response: bytes = RESPONSE) -> Callable[[], object]:
     """One request and its response per call; `key` is where the request leads."""
     loop = asyncio.new_event_loop()
     settings = ProxySettings(access_log=False, keepalive_requests=1 << 60, upstream_keepalive_requests=1 << 60)
@@ -68,7 +68,7 @@ def exchange(table: RoutingTable, key: UpstreamKey, request: bytes) -> Callable[
         client.data_received(request)
         for connection in upstreams:
             if connection.exchange is not None:
-                connection.data_received(RESPONSE)
+                connection.data_received(response)
                 return
         raise AssertionError("the request was not forwarded")
 

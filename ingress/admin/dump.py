@@ -1,10 +1,11 @@
 """The routing table and its verdicts as JSON. Pure; tables are immutable, so it may run in a thread.
 
-What may be secret is left out: certificates, the policies of features that aren't known to hold nothing of the kind, and, of a verdict about a
-Secret, the offending value, which is its content.
+A table holds private keys: of a certificate only what every client sees is shown. What else may be secret is left out: the policies of features
+that aren't known to hold nothing of the kind, and, of a verdict about a Secret, the offending value, which is its content.
 """
 
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -23,12 +24,15 @@ from ingress.routing.table import (
     HostRoutes,
     Route,
     RoutingTable,
+    TCPService,
     TrafficPolicy,
     Upstream,
     UpstreamKey,
     UpstreamProtocol,
 )
-from ingress.routing.tls import UpstreamTLS
+from ingress.routing.tls import CertificateKey, TLSHost, UpstreamTLS
+from ingress.tls.choice import tls_host
+from ingress.translate.tls.inspect import facts_of_chain
 
 HIDDEN = "(hidden)"
 _SHOWN = frozenset(  # policies, whole
@@ -84,6 +88,7 @@ class HostDump(msgspec.Struct, frozen=True):
     regex_cause: str  # why its paths are regular expressions, and then in order of precedence; empty: they are not
     app_root: RouteDump | None  # answers for / alone
     aliases: list[HostPattern]
+    certificate: bool = False  # one is configured for the host: plain HTTP may be redirected
 
 
 class UpstreamTLSDump(msgspec.Struct, frozen=True):
@@ -113,6 +118,28 @@ class UpstreamDump(msgspec.Struct, frozen=True):
     health_check: HealthCheck | None
 
 
+class CertificateDump(msgspec.Struct, frozen=True):
+    """Of the first certificate of a chain."""
+
+    subject: str
+    names: list[str]
+    issuer: str
+    not_before: datetime
+    not_after: datetime
+    serial_number: str  # hexadecimal, as OpenSSL writes it
+    fingerprint: str  # SHA-256
+    key_algorithm: str
+
+
+class TLSHostDump(msgspec.Struct, frozen=True):
+    host: HostPattern
+    certificates: list[CertificateDump]  # empty: the default certificate
+    client_verify: str | None  # null: no client is asked for a certificate
+    client_verify_depth: int | None
+    ciphers: str
+    passthrough: str
+
+
 class TableDump(msgspec.Struct, frozen=True):
     """What `/debug/table` answers; `msgspec.json.decode(body, type=TableDump)` reads it back."""
 
@@ -122,6 +149,9 @@ class TableDump(msgspec.Struct, frozen=True):
     upstreams: list[UpstreamDump]
     default: RouteDump | None
     verdicts: list[VerdictDump]
+    tcp_services: list[TCPService] = []  # with a filter by host: none
+    tls_hosts: list[TLSHostDump] = []
+    default_certificate: CertificateDump | None = None
 
 
 class VerdictsDump(msgspec.Struct, frozen=True):
@@ -182,6 +212,33 @@ def _host(h: HostRoutes, aliases: Iterable[HostPattern]) -> HostDump:
         h.regex_cause,
         _route(h.app_root) if h.app_root else None,
         sorted(aliases),
+        h.certificate,
+    )
+
+
+def _certificate(table: RoutingTable, key: CertificateKey) -> CertificateDump:
+    facts = facts_of_chain(table.certificates[key].chain)
+    return CertificateDump(
+        subject=facts.subject,
+        names=list(facts.names),
+        issuer=facts.issuer,
+        not_before=facts.not_before,
+        not_after=facts.not_after,
+        serial_number=f"{facts.serial_number:X}",
+        fingerprint=facts.fingerprint,
+        key_algorithm=facts.key_algorithm,
+    )
+
+
+def _tls_host(table: RoutingTable, h: TLSHost) -> TLSHostDump:
+    client = h.client_auth
+    return TLSHostDump(
+        host=h.host,
+        certificates=[_certificate(table, key) for key in h.certificates],
+        client_verify=None if client is None else client.verify.value,
+        client_verify_depth=None if client is None else client.depth,
+        ciphers=h.ciphers,
+        passthrough=h.passthrough,
     )
 
 
@@ -215,16 +272,20 @@ def _upstream_tls(tls: UpstreamTLS) -> UpstreamTLSDump:
     )
 
 
+def _bare(asked: str) -> str:
+    """Lower case, without port."""
+    host = asked.strip().lower()
+    name, sep, port = host.rpartition(":")
+    return name if sep and port.isdigit() and not name.endswith(":") else host
+
+
 def host_pattern(table: RoutingTable, asked: str) -> HostPattern | None:
     """The pattern of the table that answers for a host: itself, the wildcard that covers its first label, the host that it is an alias of,
     any host; or None.
 
     `asked` may also be a pattern, and may carry a port.
     """
-    host = asked.strip().lower()
-    name, sep, port = host.rpartition(":")
-    if sep and port.isdigit() and not name.endswith(":"):
-        host = name
+    host = _bare(asked)
     if HostPattern(host) in table.hosts:
         return HostPattern(host)
     aliased = alias_of(table, host)
@@ -254,6 +315,11 @@ def dump_table(
         hosts = [] if pattern is None else [table.hosts[pattern]]
     default = _default_for(table, hosts, filtered=host is not None)
     if host is None:
+        tls_hosts = [table.tls_hosts[key] for key in sorted(table.tls_hosts)]
+    else:
+        found = tls_host(table, _bare(host))
+        tls_hosts = [] if found is None else [found]
+    if host is None:
         keys = set(table.upstreams)
     else:
         routes = [r for h in hosts for r in (*h.routes, h.default) if r] + ([default] if default else [])
@@ -268,6 +334,11 @@ def dump_table(
             upstreams=[_upstream(table.upstreams[key]) for key in sorted(keys)],
             default=_route(default) if default else None,
             verdicts=[_verdict(v) for v in verdicts],
+            tcp_services=[table.tcp_services[port] for port in sorted(table.tcp_services)] if host is None else [],
+            tls_hosts=[_tls_host(table, h) for h in tls_hosts],
+            default_certificate=(
+                None if table.default_certificate is None else _certificate(table, table.default_certificate)
+            ),
         )
     )
 

@@ -60,6 +60,7 @@ class Cluster:
 
     def compiled(self, built: Compilation, verdicts: Sequence[Verdict]) -> None:
         self._source.set_references(built.references)
+        self._source.follow_services(built.tcp_namespaces)
         self._events.update(verdicts)
 
     def serving(self, served: frozenset[ObjectRef]) -> None:

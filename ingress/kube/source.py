@@ -75,6 +75,7 @@ class KubeSource:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._reflectors: dict[str, Reflector] = {}
         self._selected: frozenset[str] | None = None  # namespaces; None: all
+        self._followed: frozenset[str] = frozenset()  # namespaces whose Services count all the same
 
         self._ingresses = self._collection(Kind.INGRESS, required=True)
         self._collection(Kind.SERVICE, required=True)
@@ -84,7 +85,11 @@ class KubeSource:
             self._selected = frozenset()
             namespaces = resource(Kind.NAMESPACE, query={"labelSelector": settings.watch_namespace_selector})
             self._add("namespaces", _always(namespaces), self._namespaces_changed, required=True)
-        pinned = ((Kind.CONFIG_MAP, settings.config_map), (Kind.SECRET, settings.default_certificate))
+        pinned = (
+            (Kind.CONFIG_MAP, settings.config_map),
+            (Kind.CONFIG_MAP, settings.tcp_services),
+            (Kind.SECRET, settings.default_certificate),
+        )
         self._pinned = frozenset(ObjectRef(kind, *name) for kind, name in pinned if name is not None)
         self._references: frozenset[ObjectRef] = frozenset()
         self._missing: dict[ObjectRef, None] = {}  # referenced since the list of Secrets: to be fetched, in this order
@@ -129,6 +134,20 @@ class KubeSource:
         if secrets is not None and secrets.started:
             self._missing |= dict.fromkeys(ref for ref in sorted(added) if self._is_shared(ref))
             self._wake_fetcher.set()
+
+    def follow_services(self, namespaces: frozenset[str]) -> None:
+        """Hand on the Services of these namespaces, with their endpoints, selected or not: those of TCP services may be anywhere."""
+        if namespaces == self._followed:
+            return
+        before, self._followed = self._followed, namespaces
+        if self._selected is None or not self.synced.is_set():
+            return
+        concerned = (before ^ namespaces) - self._selected
+        found = [
+            (ref, o) for ref, o in self._all_objects() if ref.namespace in concerned and ref.kind in _SERVICE_KINDS
+        ]
+        upserts = {ref: o for ref, o in found if self._is_selected(ref)}
+        self._sink(upserts, [ref for ref, _ in found if ref not in upserts], self._collect_verdicts())
 
     @property
     def settled(self) -> bool:
@@ -343,6 +362,7 @@ class KubeSource:
             or not ref.namespace
             or ref.namespace in self._selected
             or ref.kind in _REFERENCED_KINDS
+            or (ref.kind in _SERVICE_KINDS and ref.namespace in self._followed)
         )
 
     def _all_objects(self) -> Iterator[tuple[ObjectRef, KubernetesObject]]:
@@ -355,6 +375,7 @@ class KubeSource:
 
 
 _REFERENCED_KINDS = (Kind.SECRET, Kind.CONFIG_MAP)
+_SERVICE_KINDS = (Kind.SERVICE, Kind.ENDPOINT_SLICE, Kind.ENDPOINTS)
 
 
 def _always(where: Resource) -> Locate:

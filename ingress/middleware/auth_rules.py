@@ -7,6 +7,7 @@ from urllib.parse import parse_qs
 import msgspec
 
 from ingress.middleware.base import Reader
+from ingress.middleware.sidecalls import target_of
 from ingress.translate import access
 from ingress.translate.annotations import values
 from ingress.translate.features import AnnotationError, OptionError
@@ -152,7 +153,10 @@ _NO_URL: tuple[bool, Parts, Parts, Parts] = (False, (), (), ())
 def _url(text: str) -> tuple[bool, Parts, Parts, Parts]:
     """TLS, authority, host and path."""
     url = access.url(text)
-    return url.scheme == "https", parse_value(url.authority), parse_value(url.host), parse_value(url.path)
+    authority = parse_value(url.authority)
+    if is_constant(authority):
+        target_of(url.authority.encode("ascii"), False)  # what a worker will have to make of it
+    return url.scheme == "https", authority, parse_value(url.host), parse_value(url.path)
 
 
 def _parts(text: str) -> Parts:

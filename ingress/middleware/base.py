@@ -130,11 +130,14 @@ class Services:
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Where a policy is being bound. `live` gives what outlives tables: the object of that key as long as some hook holds it, else a new one."""
+    """Where a policy is being bound. `certificate`: one is configured for the host of the route.
+
+    `live` gives what outlives tables: the object of that key as long as some hook holds it, else a new one."""
 
     route: Route
     services: Services
     live: Callable[[Hashable, Callable[[], Any]], Any]
+    certificate: bool = False
 
 
 def never(options: Any) -> bool:

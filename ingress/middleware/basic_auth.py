@@ -176,19 +176,22 @@ class _Verifiers:
 class _Users:
     """The users of one version of a Secret, in one worker."""
 
-    __slots__ = ("__weakref__", "_key", "admitted", "hashes", "stand_in")
+    __slots__ = ("__weakref__", "_keyed", "admitted", "hashes", "stand_in")
 
     def __init__(self, users: tuple[tuple[str, str], ...]) -> None:
         self.hashes: dict[bytes, str] = {}
         for user, hashed in users:
             self.hashes.setdefault(user.encode("latin-1", "replace"), hashed)
-        # Verified for users that don't exist, so that the time it takes doesn't tell them from those that do.
-        self.stand_in = users[0][1] if users else "{SHA}" + "A" * 27 + "="
+        # Verified for users that don't exist, so that the time it takes doesn't tell them from those that do: a slow one, if there is any.
+        slow = next((hashed for _, hashed in users if htpasswd.is_slow(hashed)), "")
+        self.stand_in = slow or (users[0][1] if users else "{SHA}" + "A" * 27 + "=")
         self.admitted: LRUCache[bytes, bytes] = LRUCache(REMEMBERED)  # keyed digest of a header -> user
-        self._key = os.urandom(32)
+        self._keyed = hashlib.blake2b(digest_size=16, key=os.urandom(32))
 
     def digest(self, header: bytes) -> bytes:
-        return hashlib.blake2b(header, digest_size=16, key=self._key).digest()
+        keyed = self._keyed.copy()
+        keyed.update(header)
+        return keyed.digest()
 
 
 def bind(policy: BasicAuth, scope: Scope) -> Hooks:
@@ -244,7 +247,13 @@ def bind(policy: BasicAuth, scope: Scope) -> Hooks:
 
 
 def _strip(exchange: Exchange) -> None:
-    exchange.remove_fields(b"Authorization")
+    fields = exchange.fields
+    for at in range(
+        len(fields) - 4, -4, -4
+    ):  # in place of remove_fields: a third of its cost, for what nearly every request has
+        if len(fields[at]) == 13 and fields[at].lower() == b"authorization":
+            fields = fields[:at] + fields[at + 4 :]
+    exchange.fields = fields
 
 
 def decode(header: bytes) -> tuple[bytes, bytes] | None:

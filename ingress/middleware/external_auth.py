@@ -26,8 +26,7 @@ from ingress.exchange import (
 from ingress.middleware.auth_cache import Answer, AnswerCache, lifetime_s
 from ingress.middleware.auth_rules import NAMES, ExternalAuth, by_option, parse
 from ingress.middleware.base import Hooks, Later, MiddlewareSpec, Phase, Scope
-from ingress.middleware.sidecalls import SideCallError, SideResponse, SideTarget
-from ingress.routing.trie import normalize_host
+from ingress.middleware.sidecalls import SideCallError, SideResponse, SideTarget, target_of
 from ingress.translate.access import is_exempt
 from ingress.variables import Part, Variable, compile_field_value, compile_value, is_constant
 
@@ -107,7 +106,7 @@ def bind(policy: ExternalAuth, scope: Scope) -> Hooks:
 
     def admitted(exchange: Exchange) -> None:
         fields = exchange.fields
-        if any(name.lower() in lower for name in fields[::4]):
+        if not lower.isdisjoint([name.lower() for name in fields[::4]]):
             fields = without_fields(fields, lower)
         answer: Answer | None = exchange.notes.get(_NOTE) if exchange.notes is not None else None
         if answer is not None and 200 <= answer.status < 300:
@@ -181,12 +180,12 @@ class _Request:
         self.method = (policy.method or "GET").encode("ascii")
         self._constant: SideTarget | None = None
         if is_constant(policy.authority):
-            self._constant = _target("".join(part.argument for part in policy.authority).encode("ascii"), self._tls)
+            self._constant = target_of("".join(part.argument for part in policy.authority).encode("ascii"), self._tls)
 
     def of(self, exchange: Exchange) -> tuple[SideTarget, bytes, list[Field]]:
         """Raises ValueError where variables give no host."""
         route = self._route
-        target = self._constant or _target(self._authority(exchange, route), self._tls)
+        target = self._constant or target_of(self._authority(exchange, route), self._tls)
         uri = exchange.path + exchange.query  # what the endpoint will get: the service must not judge another path
         address = exchange.client_address.encode("ascii", "replace")
         fields = [
@@ -209,17 +208,6 @@ class _Request:
         dropped = self._dropped
         fields += (field for field in iter_fields(exchange.fields) if field[0].lower() not in dropped)
         return target, self._path(exchange, route), fields
-
-
-def _target(authority: bytes, tls: bool) -> SideTarget:
-    host = normalize_host(authority)
-    if not host:
-        raise ValueError("it has no host")
-    _, colon, port = authority[authority.rfind(b"]") + 1 :].partition(b":")
-    number = int(port) if colon and port else 443 if tls else 80
-    if not 0 < number < 65536:
-        raise ValueError("its port is out of range")
-    return SideTarget(host.strip(b"[]").decode("ascii"), number, tls)
 
 
 def _forwarded_for(block: bytes) -> bytes:

@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 
 from ingress.errors import IngressError
 from ingress.exchange import Field, field_pieces
+from ingress.routing.trie import normalize_host
 
 
 class SideTarget(NamedTuple):
@@ -16,6 +17,18 @@ class SideTarget(NamedTuple):
     host: str
     port: int
     tls: bool = False
+
+
+def target_of(authority: bytes, tls: bool) -> SideTarget:
+    """Of `host` or `host:port`. Raises ValueError for what is neither."""
+    host = normalize_host(authority)
+    if not host:
+        raise ValueError("it has no host")
+    _, colon, port = authority[authority.rfind(b"]") + 1 :].partition(b":")
+    number = int(port) if colon and port else 443 if tls else 80
+    if not 0 < number < 65536:
+        raise ValueError("its port is out of range")
+    return SideTarget(host.strip(b"[]").decode("ascii"), number, tls)
 
 
 class SideResponse:

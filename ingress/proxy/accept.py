@@ -2,9 +2,9 @@
 
 A plain HTTP listener needs none of this: its connections are `ClientConnection`s from the start. On an HTTPS listener the first bytes decide:
 
-    first bytes -> [PROXY protocol] -> ClientHello -> relayed as it is, to the endpoints of a host with passthrough
-                                                   -> TLS ended here -> ClientConnection
-                                    -> plain HTTP  -> ClientConnection that answers 400
+    [PROXY header] -> first bytes -> ClientHello -> relayed as it is, to the endpoints of a host with passthrough
+                                                 -> TLS ended here -> ClientConnection
+                                  -> plain HTTP  -> ClientConnection that answers 400
 
 An `Opening` is the protocol of the connection until then, and watches over its handshake.
 """
@@ -16,7 +16,8 @@ from typing import Protocol, cast
 from ingress.config import ProxySettings
 from ingress.metrics import WorkerMetrics
 from ingress.proxy.listener import ClientConnection
-from ingress.proxy.passthrough import Relay
+from ingress.proxy.proxy_protocol import ProxyHeader
+from ingress.proxy.stream import StreamConnection
 from ingress.routing.tls import TLSHost
 from ingress.tls.clienthello import BadHello, ClientHello, NotTLS, parse_client_hello
 from ingress.tls.contexts import Contexts, Refusal
@@ -51,25 +52,26 @@ class OpeningHost(Protocol):
     @property
     def metrics(self) -> WorkerMetrics: ...
 
-    def accept(self) -> ClientConnection:
+    def accept(self, header: ProxyHeader | None) -> ClientConnection:
         """The protocol of one more client's HTTP/1.1."""
 
-    def accept_misplaced(self) -> ClientConnection:
+    def accept_misplaced(self, header: ProxyHeader | None) -> ClientConnection:
         """The same for plain HTTP on a TLS port."""
 
-    def relay(self, host: TLSHost) -> Relay | None:
+    def relay(self, host: TLSHost, transport: asyncio.Transport, header: ProxyHeader | None) -> StreamConnection | None:
         """The protocol of a client that is to be relayed to `host.passthrough`; None when that has no endpoint."""
 
     def opening_ended(self) -> None: ...
 
 
 class Opening(asyncio.Protocol):
-    """A connection on an HTTPS listener, from its first byte until its handshake is over."""
+    """A connection on an HTTPS listener, from its first byte (behind its PROXY header, if it began with one) until its handshake is over."""
 
-    __slots__ = ("_began", "_buffer", "_host", "_raw")
+    __slots__ = ("_began", "_buffer", "_header", "_host", "_raw")
 
-    def __init__(self, host: OpeningHost) -> None:
+    def __init__(self, host: OpeningHost, header: ProxyHeader | None = None) -> None:
         self._host = host
+        self._header = header
         self._raw: asyncio.Transport | None = None
         self._buffer = b""
         self._began = 0.0
@@ -92,7 +94,7 @@ class Opening(asyncio.Protocol):
                 self._fail("protocol_error", 0)
             else:
                 self._end("plain_http")
-                self._become(self._host.accept_misplaced(), data)
+                self._become(self._host.accept_misplaced(self._header), data)
         except BadHello:
             self._fail("protocol_error", _DECODE_ERROR)
         else:
@@ -109,7 +111,8 @@ class Opening(asyncio.Protocol):
         name = hello.server_name
         found = host.contexts.host(name)
         if found is not None and found.passthrough:
-            relay = host.relay(found)
+            assert self._raw is not None
+            relay = host.relay(found, self._raw, self._header)
             if relay is None:
                 self._fail("no_endpoint", 0)
             else:
@@ -135,7 +138,7 @@ class Opening(asyncio.Protocol):
         protocol.data_received(data)
 
     def _protocol(self, transport: TLSTransport) -> asyncio.Protocol:
-        return self._host.accept()
+        return self._host.accept(self._header)
 
     def _handshaken(self, transport: TLSTransport, error: BaseException | None) -> None:
         if error is not None:

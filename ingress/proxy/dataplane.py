@@ -15,18 +15,21 @@ from aiohttp import web
 from ingress.accesslog import AccessLog
 from ingress.balancing.base import EndpointState
 from ingress.config import ProxySettings
-from ingress.errors import Reason
 from ingress.metrics import WorkerMetrics
 from ingress.middleware.base import Services
 from ingress.middleware.shared import SharedCounts
 from ingress.proxy.accept import ListenerKind, Opening
+from ingress.proxy.client_address import ClientRules
 from ingress.proxy.common import Common
 from ingress.proxy.errorpages import ErrorPages
 from ingress.proxy.forward import Forwarder
-from ingress.proxy.link import Runtime, Snapshot, UpstreamRuntime
-from ingress.proxy.listener import ClientConnection, MisplacedConnection
-from ingress.proxy.passthrough import Relay
+from ingress.proxy.header_reader import HeaderReader, HeaderReaders, Successor
+from ingress.proxy.link import Runtime, Snapshot
+from ingress.proxy.listener import ClientConnection, MisplacedConnection, client_address
+from ingress.proxy.proxy_protocol import ProxyHeader
 from ingress.proxy.sidecalls import SideCallClient
+from ingress.proxy.stream import StreamConnection, StreamContext
+from ingress.proxy.stream_ports import StreamPorts
 from ingress.proxy.upstream import Pool, UpstreamContext, Wire
 from ingress.routing.table import RoutingTable, TableDelta, UpstreamKey
 from ingress.routing.tls import TLSHost
@@ -36,6 +39,7 @@ _log = logging.getLogger(__name__)
 _SWEEP_S = 0.25
 BACKLOG = 4096
 _ROOM = 32  # idle connections closed at once when there are too many
+_LOOK_AGAIN_S = 0.1
 _REFUSALS_LOGGED_S = 10.0  # at most one line in so long
 
 
@@ -57,6 +61,7 @@ class DataPlane:
     ) -> None:
         """`shared`: what all workers count together; None: this one counts alone."""
         self.settings = self._started_with = settings
+        self.clients = ClientRules(settings.client)
         self.common = Common(settings, clock)
         self.draining = False
         self.loop = self._loop = loop
@@ -66,7 +71,6 @@ class DataPlane:
         self._shared = shared
         self._own_shared: SharedCounts | None = None
         self.openings: set[Opening] = set()  # connections whose protocol isn't settled
-        self.relays: set[Relay] = set()  # connections passed through
         self.contexts = Contexts(clock)
         self.side_calls = SideCallClient(loop, clock)
         services = Services(
@@ -81,8 +85,11 @@ class DataPlane:
         self.runtime = Runtime(metrics, services, self._open_pool)
         self.forwarder = Forwarder(settings, self.runtime, metrics, ErrorPages(), access_log, loop, clock)
         self._upstream = UpstreamContext(self.forwarder, settings, metrics, loop)
+        self.headers = HeaderReaders(self, loop, clock)
+        self.streams = StreamContext(self, metrics, access_log, loop, clock)
+        self.ports = StreamPorts(self, self.streams, self.headers, metrics)
         self._access_log = access_log
-        self._refused_at = -_REFUSALS_LOGGED_S
+        self._refused_at = self._looked_at = -_REFUSALS_LOGGED_S
         if access_log is not None and self.common.log.template is not None:
             access_log.use(self.common.log.template)
         self._manager = web.Server(_unused, handler_cancellation=True, loop=loop)
@@ -123,10 +130,12 @@ class DataPlane:
             self._use(settings)
         self.forwarder.snapshot = snapshot
         self.contexts.use(table, settings.tls)
+        self.ports.apply(table.tcp_services)
         self._metrics.table_applied(table.id)
 
     def _use(self, settings: ProxySettings) -> None:
         before, self.settings = self.settings, settings
+        self.clients = ClientRules(settings.client)
         common = self.common = Common(settings, self._clock)
         if self._access_log is not None and (settings.log.format, settings.log.escape) != (
             before.log.format,
@@ -151,28 +160,53 @@ class DataPlane:
             own.setblocking(False)
             server = await self._loop.create_server(factory, sock=own.dup(), backlog=BACKLOG)
             self._listeners.append((server, own, factory))
+        self.ports.listen_on(str(host) for host, _ in self.addresses)
         if self._sweeper is None:
             self._sweeper = self._loop.call_later(_SWEEP_S, self._sweep)
 
     def _factory(self, kind: ListenerKind) -> Callable[[], asyncio.Protocol]:
+        """Protocols for the connections of a listener. Whether they begin with a PROXY header may change at any time."""
+        first: Callable[[], asyncio.Protocol]
+        announced: Successor
         match kind:
             case ListenerKind.HTTP:
-                return self.accept
+                first, announced = self.accept, lambda _, header: self.accept(header)
             case ListenerKind.HTTPS:
-                return lambda: Opening(self)
+                first, announced = lambda: Opening(self), lambda _, header: Opening(self, header)
 
-    def accept(self) -> ClientConnection:
+        def accept() -> asyncio.Protocol:
+            clients = self.clients
+            if clients.proxy_header:
+                return HeaderReader(self.headers, clients.proxy_header_timeout_s, announced)
+            return first()
+
+        return accept
+
+    def accept(self, header: ProxyHeader | None = None) -> ClientConnection:
         """The protocol for one more connection."""
-        return ClientConnection(self, self._manager, self._loop)
+        return ClientConnection(self, self._manager, self._loop, header)
 
-    def accept_misplaced(self) -> ClientConnection:
-        return MisplacedConnection(self, self._manager, self._loop)
+    def accept_misplaced(self, header: ProxyHeader | None = None) -> ClientConnection:
+        return MisplacedConnection(self, self._manager, self._loop, header)
 
-    def relay(self, host: TLSHost) -> Relay | None:
+    def relay(
+        self, host: TLSHost, transport: asyncio.Transport, header: ProxyHeader | None = None
+    ) -> StreamConnection | None:
         upstream = self.runtime.upstreams.get(UpstreamKey(host.passthrough))
         if upstream is not None:
             upstream = upstream.variant(b"https")
-        return None if upstream is None or upstream.picker is None else Relay(self, upstream)
+        if upstream is None or upstream.picker is None:
+            return None
+        local = transport.get_extra_info("sockname")
+        port = local[1] if local else 0
+        client = self.clients.hop(client_address(transport.get_extra_info("peername")), port, "", header).address
+        stats = self.metrics.stream(upstream.upstream.namespace, upstream.upstream.service, port)
+        return StreamConnection(self.streams, upstream, stats, client)
+
+    @property
+    def relays(self) -> set[StreamConnection]:
+        """Connections that are relayed as they are, those of TCP services too."""
+        return self.streams.connections
 
     @property
     def addresses(self) -> Sequence[tuple[str, int]]:
@@ -182,10 +216,10 @@ class DataPlane:
     def client_connections(self) -> list[ClientConnection]:
         return cast(list[ClientConnection], self._manager.connections)
 
-    def connection_opened(self, scheme: bytes) -> bool:
+    def connection_opened(self, tls: bool) -> bool:
         """False: there are too many, and this one is to be closed again."""
         self.connections += 1
-        if scheme == b"https":
+        if tls:
             self._metrics.tls_connections_open += 1
         self._metrics.connections_accepted += 1
         self._metrics.connections_open += 1
@@ -194,12 +228,16 @@ class DataPlane:
 
     def _make_room(self) -> bool:
         """At the limit idle connections make room, as in nginx, a few at a time: there may be thousands to look at."""
+        now = self._clock()
+        if now - self._looked_at < _LOOK_AGAIN_S:
+            return False  # none was idle a moment ago: a flood must not make us look through all of them each time
         idle = itertools.islice((c for c in self.client_connections if c.idle and c.served), _ROOM)
         closed = 0
         for connection in idle:
             connection.close()
             closed += 1
-        now = self._clock()
+        if not closed:
+            self._looked_at = now
         if not closed and now - self._refused_at >= _REFUSALS_LOGGED_S:
             self._refused_at = now
             _log.warning(
@@ -207,27 +245,15 @@ class DataPlane:
             )
         return closed > 0
 
-    def connection_closed(self, scheme: bytes) -> None:
+    def connection_closed(self, tls: bool) -> None:
         self.connections -= 1
         self._metrics.connections_open -= 1
-        if scheme == b"https":
+        if tls:
             self._metrics.tls_connections_open -= 1
         self._empty.set()
 
     def opening_ended(self) -> None:
         self._empty.set()
-
-    def relay_began(self) -> None:
-        self._metrics.connections_accepted += 1
-        self._metrics.connections_open += 1
-
-    def relay_ended(self) -> None:
-        self._metrics.connections_open -= 1
-        self._empty.set()
-
-    def relay_failed(self, upstream: UpstreamRuntime, state: EndpointState, reason: Reason) -> None:
-        upstream.stats.failed(reason.name.lower())
-        self.runtime.record_failure(upstream, state, self._clock())
 
     # ---- time ----------------------------------------------------------------------------------------------------
 
@@ -241,8 +267,8 @@ class DataPlane:
             upstream_connection.sweep(now)
         for opening in tuple(self.openings):
             opening.sweep(now)
-        for relay in tuple(self.relays):
-            relay.sweep(now)
+        for stream in tuple(self.streams.connections):
+            stream.sweep(now)
         self.side_calls.sweep(now)
         self.runtime.readmit(now)
 
@@ -264,6 +290,7 @@ class DataPlane:
             if last:
                 await self._accept_queued(sock, factory)
             sock.close()
+        await self.ports.stop()
 
     async def _accept_queued(self, sock: socket.socket, factory: Callable[[], asyncio.Protocol]) -> None:
         while True:
@@ -279,12 +306,12 @@ class DataPlane:
         self._begin_drain()
         try:
             async with asyncio.timeout(timeout_s):
-                while self.connections or self.openings or self.relays:
+                while self.connections or self.openings or self.headers.waiting:
                     self._empty.clear()
                     await self._empty.wait()
             return True
         except TimeoutError:
-            left = self.connections + len(self.openings) + len(self.relays)
+            left = self.connections + len(self.openings) + len(self.headers.waiting)
             _log.warning("drain: %d connections were still open after %g s", left, timeout_s)
             return False
 
@@ -294,13 +321,8 @@ class DataPlane:
             self._sweeper.cancel()
             self._sweeper = None
         await self.stop_accepting(last=False)
-        for connection in self.client_connections:
-            connection.force_close()
-        for opening in tuple(self.openings):
-            opening.abort()
-        for relay in tuple(self.relays):
-            relay.abort()
         self.runtime.health_checks.stop()
+        self.cut()
         for upstream in self.runtime.upstreams.values():
             upstream.retire()
         for upstream_connection in tuple(self._upstream.connections):
@@ -310,6 +332,17 @@ class DataPlane:
         if self._own_shared is not None:
             self._own_shared.close()
             self._shared = self._own_shared = None
+
+    def cut(self) -> None:
+        """End every client's connection now."""
+        for connection in self.client_connections:
+            connection.force_close()
+        for opening in tuple(self.openings):
+            opening.abort()
+        for stream in tuple(self.streams.connections):
+            stream.abort()
+        for waiting in tuple(self.headers.waiting):
+            waiting.abort()
 
 
 async def _unused(request: web.BaseRequest) -> web.StreamResponse:

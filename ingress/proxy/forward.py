@@ -29,6 +29,7 @@ from ingress.exchange import (
     field_pieces,
 )
 from ingress.metrics import WorkerMetrics
+from ingress.proxy import interception
 from ingress.proxy.buffering import BodyBuffers, settle_framing
 from ingress.proxy.common import Common
 from ingress.proxy.errorpages import ErrorPages
@@ -37,6 +38,7 @@ from ingress.proxy.httpdate import http_date
 from ingress.proxy.link import IDEMPOTENT, LinkedRoute, Runtime, Snapshot, UpstreamRuntime
 from ingress.proxy.upstream import UpstreamConnection
 from ingress.routing.path import decoded_view, is_normal, normalize_path
+from ingress.routing.table import Route
 from ingress.routing.trie import PathIndex
 from ingress.tls.choice import Standing, standing
 
@@ -111,6 +113,10 @@ class RequestIds:
         return pool.pop()
 
 
+def _name_of(route: Route) -> str:
+    return f"{route.namespace}-{route.service}-{route.port}"
+
+
 def _no_id() -> bytes:
     return b""
 
@@ -169,7 +175,7 @@ class Forwarder:
             return
         target = exchange.target
         try:
-            exchange.host, trie = snapshot.host(exchange.authority)
+            exchange.host, trie = snapshot.host(exchange.host or exchange.authority)
             if not is_normal(target):
                 route = self._find_unusual(snapshot, trie, exchange)
             else:
@@ -204,6 +210,7 @@ class Forwarder:
 
     def _certificate_holds(self, exchange: Exchange, snapshot: Snapshot) -> bool:
         """Whether the client was asked for a certificate in the handshake as the host of the request demands it."""
+        assert exchange.tls is not None
         found = standing(snapshot.table, exchange.host.decode("latin-1"), exchange.tls.host)
         if found is Standing.OUTDATED:
             exchange.keep_alive = False
@@ -213,7 +220,8 @@ class Forwarder:
         """Send a request that every hook let pass to an endpoint."""
         upstream = route.upstream
         if upstream is None:
-            self.respond(exchange, route.status)
+            if not self._stand_in(exchange, route, now):
+                self.respond(exchange, route.status)
             return
         exchange.upstream = upstream
         if exchange.body_framing and route.policy.request_buffering and not self._take_body_in(exchange):
@@ -226,11 +234,47 @@ class Forwarder:
             upstream = exchange.upstream = upstream.variant(exchange.scheme)
             picker = upstream.picker
             if picker is None:
-                self._reject(exchange, Reason.NO_ENDPOINT if upstream.servable else Reason.UPSTREAM_PROTOCOL)
+                if not upstream.servable:
+                    self._reject(exchange, Reason.UPSTREAM_PROTOCOL)
+                elif not self._stand_in(exchange, exchange.route, now):
+                    self._reject(exchange, Reason.NO_ENDPOINT)
                 return
         if self._set_fields is not None:
             self._set_fields(exchange)
         self._attempt(exchange, upstream.pick_sticky(exchange, now, picker) if upstream.sticky else picker.pick(now, 0))
+
+    def _ask(self, exchange: Exchange, upstream: UpstreamRuntime, now: float) -> None:
+        """Send a request to one of `upstream`, which has endpoints."""
+        exchange.upstream = upstream = upstream if upstream.picker is not None else upstream.variant(exchange.scheme)
+        picker = upstream.picker
+        assert picker is not None
+        self._attempt(exchange, upstream.pick_sticky(exchange, now, picker) if upstream.sticky else picker.pick(now, 0))
+
+    # ---- default backend -----------------------------------------------------------------------------------------
+
+    def _stand_in(self, exchange: Exchange, route: LinkedRoute, now: float) -> bool:
+        """Whether the default backend takes a request for which there is no endpoint."""
+        fallback = route.fallback
+        if fallback is None or fallback.stand_in is None or fallback.stand_in.picker is None:
+            return False
+        interception.introduce(exchange, route)
+        if self._set_fields is not None:
+            self._set_fields(exchange)
+        self._ask(exchange, fallback.stand_in, now)
+        return True
+
+    def _intercept(self, exchange: Exchange, route: LinkedRoute, status: int, dropped: DirectResponse | None) -> bool:
+        """Whether the default backend is asked about a response with `status` instead of sending it."""
+        fallback = route.fallback
+        if fallback is None or exchange.response_started:
+            return False
+        upstream = interception.default_backend(exchange, fallback, status)
+        if upstream is None:
+            return False
+        interception.turn(exchange, route, status, dropped)
+        exchange.downstream.resume_request_body()  # the rest of it is read and dropped
+        self._ask(exchange, upstream, self._clock())
+        return True
 
     # ---- request buffering ----------------------------------------------------------------------------------------
 
@@ -330,13 +374,15 @@ class Forwarder:
 
     def request_body(self, exchange: Exchange, chunk: bytes) -> None:
         """More of the body of an exchange that was handed to `handle`; `exchange.body_bytes` counts it already."""
-        if exchange.finished:
+        if exchange.finished or exchange.intercepted is not None:
             return
         limit = exchange.route.body_limit_bytes if exchange.route is not None else 0
         if limit and exchange.body_bytes > limit:
             self._cancel_attempt(exchange)
             self._reject(exchange, Reason.BODY_TOO_LARGE)
             return
+        if exchange.body_tap is not None:
+            exchange.body_tap.more(chunk)
         kept = exchange.body
         connection = exchange.upstream_connection
         if connection is None:
@@ -363,6 +409,9 @@ class Forwarder:
         """The body is complete (`exchange.body_complete` is set, and `exchange.trailers`)."""
         if exchange.finished:
             return
+        tap, exchange.body_tap = exchange.body_tap, None
+        if tap is not None:
+            tap.end()
         if exchange.body_held:
             self._body_taken_in(exchange)
             return
@@ -372,6 +421,8 @@ class Forwarder:
 
     def client_gone(self, exchange: Exchange) -> None:
         """The client's connection was lost: what is under way for it upstream is given up."""
+        if exchange.body_filter is not None:
+            exchange.body_filter.client_gone()
         if exchange.finished:
             return
         self._cancel_attempt(exchange)
@@ -569,11 +620,13 @@ class Forwarder:
             return
         exchange.tried = None
         picker = upstream.picker
+        now = self._clock()
         if picker is None:
-            self._reject(exchange, Reason.NO_ENDPOINT)
+            if exchange.intercepted is not None or not self._stand_in(exchange, exchange.route, now):
+                self._reject(exchange, Reason.NO_ENDPOINT)
+            exchange.downstream.flush()
             return
         upstream.stats.retries += 1
-        now = self._clock()
         self._attempt(exchange, upstream.pick_sticky(exchange, now, picker) if upstream.sticky else picker.pick(now, 0))
         exchange.downstream.flush()
 
@@ -583,7 +636,7 @@ class Forwarder:
         """The final response's head is there. False: another endpoint is asked instead."""
         endpoint, route, upstream = exchange.endpoint, exchange.route, exchange.upstream
         assert endpoint is not None
-        if status in route.retry.statuses and self._repeatable(exchange):
+        if status in route.retry.statuses and exchange.intercepted is None and self._repeatable(exchange):
             now = self._clock()
             if self._tries_left(exchange, now):
                 other = self._other_endpoint(exchange, endpoint, now)
@@ -595,18 +648,34 @@ class Forwarder:
                     upstream.stats.retries += 1
                     self._attempt(exchange, other)
                     return False
+        if endpoint.consecutive_failures or endpoint.ejections:
+            ejection.record_success(endpoint)
+        if upstream.observes_latency:
+            now = self._clock()
+            ewma.observe(endpoint, now, now - exchange.started)
+        if status >= 300 and route.fallback is not None and self._replaced(exchange, route, connection, status):
+            return False
         exchange.status = status
         exchange.response_started = True
         if exchange.body is not None:  # it won't be sent again, and the response may take long
             exchange.body = None
             exchange.body_discarded = True
             self.buffers.release(exchange)
-        if endpoint.consecutive_failures or endpoint.ejections:
-            ejection.record_success(endpoint)
-        if upstream.observes_latency:
-            now = self._clock()
-            ewma.observe(endpoint, now, now - exchange.started)
         return True
+
+    def _replaced(self, exchange: Exchange, route: LinkedRoute, connection: UpstreamConnection, status: int) -> bool:
+        """Whether the default backend answers in place of an endpoint's response."""
+        fallback = route.fallback
+        if fallback is None or not fallback.of_endpoints:
+            return False
+        if interception.default_backend(exchange, fallback, status) is None:
+            return False
+        assert exchange.endpoint is not None
+        self._note_attempt(exchange, exchange.endpoint, status, 0.0)
+        exchange.upstream_connection = None
+        connection.drop_response()
+        self._leave_endpoint(exchange)
+        return self._intercept(exchange, route, status, None)
 
     def upgraded(self, exchange: Exchange, connection: UpstreamConnection) -> None:
         """101: the exchange lasts as long as the tunnel."""
@@ -623,34 +692,52 @@ class Forwarder:
     def _reject(self, exchange: Exchange, reason: Reason) -> None:
         if reason in _CLOSING:
             exchange.keep_alive = False
+            if reason is not Reason.BODY_TOO_LARGE:  # of these no default backend could make anything
+                self._write_answer(
+                    exchange, self._error_response(exchange, status_of(reason), _MESSAGES.get(reason, ""))
+                )
+                return
+        elif exchange.intercepted is not None:  # the default backend failed: the fault that it was asked about counts
+            self.respond(exchange, exchange.intercepted.status)
+            return
         self.respond(exchange, status_of(reason), _MESSAGES.get(reason, ""))
 
     def respond(self, exchange: Exchange, status: int, message: str = "") -> None:
         """Answer with the error page of `status` (and `message`, if it isn't the usual), or make the failure visible where an answer has begun."""
-        response = DirectResponse(status, message=message)
+        self.answer(exchange, self._error_response(exchange, status, message))
+
+    def _error_response(self, exchange: Exchange, status: int, message: str) -> DirectResponse:
         route = exchange.route
         if route is not None and route.error_hooks and not exchange.response_started:
-            response = self._error_response(exchange, status) or response
-        self.answer(exchange, response)
-
-    def _error_response(self, exchange: Exchange, status: int) -> DirectResponse | None:
-        for hook in exchange.route.error_hooks:
-            try:
-                response: DirectResponse | None = hook(exchange, status)
-            except Exception:
-                _log.exception("a middleware failed on an error %d", status)
-                continue
-            if response is not None:
-                return response
-        return None
+            for hook in route.error_hooks:
+                try:
+                    response: DirectResponse | None = hook(exchange, status)
+                except Exception:
+                    _log.exception("a middleware failed on an error %d", status)
+                    continue
+                if response is not None:
+                    return response
+        return DirectResponse(status, message=message)
 
     def answer(self, exchange: Exchange, response: DirectResponse) -> None:
-        """Answer by ourselves, or make the failure visible where an answer has begun."""
+        """Answer by ourselves, or make the failure visible where an answer has begun. An answer that brings no body of its own may be left to
+        the default backend."""
+        route: LinkedRoute | None = exchange.route
+        if (
+            route is None
+            or route.fallback is None
+            or response.body is not None
+            or not self._intercept(exchange, route, response.status, response)
+        ):
+            self._write_answer(exchange, response)
+
+    def _write_answer(self, exchange: Exchange, response: DirectResponse) -> None:
         if exchange.response_started:
             exchange.downstream.respond_abort(exchange)
             self.finish(exchange)
             return
         status, body = response.status, response.body
+        route: LinkedRoute | None = exchange.route
         fields: list[Field] = [(b"Date", http_date()), *response.fields]
         if body is None:
             content_type, body = self._error_pages.page(
@@ -662,7 +749,7 @@ class Forwarder:
         exchange.status = status
         exchange.response_started = True
         pieces = field_pieces(fields)
-        if self.response_hooks or (exchange.route is not None and exchange.route.response_hooks):
+        if self.response_hooks or (route is not None and route.response_hooks):
             try:
                 pieces = self.response_head(exchange, status, pieces, len(body))
             except Exception:
@@ -698,6 +785,8 @@ class Forwarder:
             snapshot = self.snapshot
             route = None if snapshot is None else snapshot.not_found
         duration_s = self._clock() - exchange.started
+        if exchange.body_filter is not None:
+            exchange.response_bytes = exchange.body_filter.settle(exchange.response_bytes)
         if route is not None:
             route.stats.observe(exchange.status, duration_s, exchange.body_bytes, exchange.response_bytes)
         if self._access_log is not None:
@@ -733,7 +822,7 @@ class Forwarder:
             AccessRecord(
                 time_s=time.time(),
                 remote_addr=exchange.client_address,
-                method=exchange.method,
+                method=exchange.method if exchange.intercepted is None else exchange.intercepted.method,
                 target=exchange.target,
                 version=b"HTTP/1.0"
                 if exchange.version == 10
@@ -758,5 +847,6 @@ class Forwarder:
                 request_id=exchange.request_id,
                 remote_user=exchange.remote_user,
                 extra=extra,
+                main_upstream=_name_of(route.main.route) if route is not None and route.main is not None else "",
             )
         )

@@ -201,12 +201,12 @@ def connection_tokens(values: Sequence[bytes]) -> frozenset[bytes]:
     return frozenset(token.strip().lower() for value in values for token in value.split(b",") if token.strip())
 
 
-def forwarded_block(client_address: str, port: int, scheme: str) -> bytes:
-    """Fields about the client's connection, as ingress-nginx sends them when it trusts nobody in front of it."""
+def forwarded_block(client_address: str, port: int, scheme: str, chain: str = "") -> bytes:
+    """Fields about the client's connection, as ingress-nginx sends them. `chain` is X-Forwarded-For where that isn't the client alone."""
     return (
-        f"\r\nX-Real-IP: {client_address}\r\nX-Forwarded-For: {client_address}\r\nX-Forwarded-Port: {port}"
+        f"\r\nX-Real-IP: {client_address}\r\nX-Forwarded-For: {chain or client_address}\r\nX-Forwarded-Port: {port}"
         f"\r\nX-Forwarded-Proto: {scheme}\r\nX-Forwarded-Scheme: {scheme}\r\nX-Scheme: {scheme}\r\n"
-    ).encode("ascii")
+    ).encode("latin-1")
 
 
 RequestHead = Callable[[Exchange], bytes]

@@ -28,6 +28,7 @@ from ingress.middleware.base import Hooks, Phase, Scope, Services
 from ingress.middleware.satisfy import join as join_access
 from ingress.proxy import canary
 from ingress.proxy.health import HealthChecks
+from ingress.proxy.interception import keep_fields
 from ingress.proxy.sessions import CookieSessions
 from ingress.proxy.upstream import Wire
 from ingress.routing.regex import RegexPaths, find_host
@@ -35,6 +36,8 @@ from ingress.routing.table import (
     AffinityMode,
     Balancing,
     Endpoint,
+    Fallback,
+    Feature,
     HostPattern,
     HostRoutes,
     LoadBalance,
@@ -280,26 +283,45 @@ class UpstreamRuntime:
         if self.client_ip is not None:
             client = exchange.client_address
             exchange.hash_key = hash64(client.encode())
-            known = self.client_ip.lookup(client, now)
-            state = self._by_key.get(known) if known is not None else None
-            if state is None:
-                state = ring.pick(now, exchange.hash_key)
-                self.client_ip.assign(client, state.key, now)
-            elif state.ejected_until > now or state.shunned:
-                # It may be over in seconds and must not move the session for hours: go elsewhere, this time.
-                return ring.pick_other(now, exchange.hash_key, (state,)) or state
-            return state
+            return self._pick_client(self.client_ip, client, exchange.hash_key, now, ring)
         assert self.cookies is not None
         return self.cookies.pick(exchange, self._by_key, ring, now)
 
-    def pick_other(self, exchange: Exchange, now: float, tried: Sequence[EndpointState]) -> EndpointState | None:
-        """The endpoint for a further attempt: one that was not tried. Ejected and unhealthy ones are the last resort."""
-        ring = self._ring
-        picker = self.picker if ring is None else ring
-        state = None if picker is None else picker.pick_other(now, exchange.hash_key, tried)
+    def _pick_client(
+        self, affinity: ClientIPAffinity, client: str, key: int, now: float, ring: ConsistentHash
+    ) -> EndpointState:
+        known = affinity.lookup(client, now)
+        state = self._by_key.get(known) if known is not None else None
+        if state is None:
+            state = ring.pick(now, key)
+            affinity.assign(client, state.key, now)
+        elif state.ejected_until > now or state.shunned:
+            # It may be over in seconds and must not move the session for hours: go elsewhere, this time.
+            return ring.pick_other(now, key, (state,)) or state
+        return state
+
+    def pick_stream(self, client: str, key: int, now: float) -> EndpointState | None:
+        """The endpoint for a connection that is relayed as it is: of a request nothing is known but its client. `key` is the hash of that."""
+        picker, ring = self.picker, self._ring
+        if picker is None:
+            return None
+        if self.client_ip is not None and ring is not None:
+            return self._pick_client(self.client_ip, client, key, now, ring)
+        return picker.pick(now, key)
+
+    def pick_untried(self, key: int, now: float, tried: Sequence[EndpointState]) -> EndpointState | None:
+        """The endpoint for a further attempt, less what a cookie must be told. Ejected and unhealthy ones are the last resort."""
+        picker = self.picker if self._ring is None else self._ring
+        state = None if picker is None else picker.pick_other(now, key, tried)
         if state is None:
             left = [state for state in self._states.values() if state not in tried]
             state = min(left, key=_SHUNNED, default=None)
+        return state
+
+    def pick_other(self, exchange: Exchange, now: float, tried: Sequence[EndpointState]) -> EndpointState | None:
+        """The endpoint for a further attempt: one that was not tried."""
+        state = self.pick_untried(exchange.hash_key, now, tried)
+        ring = self._ring
         if state is not None and self.cookies is not None and ring is not None:
             self.cookies.moved(exchange, state, ring)
         return state
@@ -310,12 +332,25 @@ AllHooks = tuple[tuple[RequestHook, ...], tuple[ResponseHook, ...], tuple[ErrorH
 NO_HOOKS: AllHooks = ((), (), ())
 
 
+class LinkedFallback:
+    """`routing.table.Fallback` bound to its upstreams."""
+
+    __slots__ = ("of_endpoints", "stand_in", "statuses", "upstreams")
+
+    def __init__(self, fallback: Fallback, upstreams: Mapping[UpstreamKey, UpstreamRuntime]) -> None:
+        self.statuses = frozenset(fallback.statuses)
+        self.of_endpoints = fallback.of_endpoints
+        self.upstreams = tuple(upstreams[key] for key in fallback.upstreams)
+        self.stand_in = None if fallback.stand_in is None else upstreams[fallback.stand_in]
+
+
 class LinkedRoute:
     """A route bound to what serving it needs. Immutable but for what hangs behind `upstream` and `stats`."""
 
     __slots__ = (
         "body_limit_bytes",
         "error_hooks",
+        "fallback",
         "main",
         "policy",
         "request_hooks",
@@ -336,6 +371,7 @@ class LinkedRoute:
         request_hooks: tuple[RequestHook, ...] = (),
         response_hooks: tuple[ResponseHook, ...] = (),
         error_hooks: tuple[ErrorHook, ...] = (),
+        fallback: LinkedFallback | None = None,
     ) -> None:
         self.route = route
         self.upstream = upstream
@@ -346,6 +382,7 @@ class LinkedRoute:
         self.request_hooks = request_hooks
         self.response_hooks = response_hooks
         self.error_hooks = error_hooks
+        self.fallback = fallback
         self.main: LinkedRoute | None = None  # of a canary: the route that it has its share of
         self.status = route.closed_status if upstream is None else 0  # what to answer when there is no upstream
 
@@ -439,8 +476,8 @@ class Runtime:
     def link(self, table: RoutingTable) -> Snapshot:
         """Bind a whole table."""
         self._update_upstreams(table.upstreams.values())
-        hosts = HostIndex((h, self._paths(r)) for h, r in table.hosts.items())
-        _set_aliases(hosts, table)
+        hosts = HostIndex((h, self._paths(r, table.default)) for h, r in table.hosts.items())
+        self._set_aliases(hosts, table)
         snapshot = self._snapshot(table, hosts)
         self._retire(self.upstreams.keys() - table.upstreams.keys())
         return snapshot
@@ -449,13 +486,16 @@ class Runtime:
         """Bind what changed since `snapshot`; raises ValueError when the delta is against another table."""
         table = apply_delta(snapshot.table, delta)
         self._update_upstreams(delta.upstreams.values())
-        if delta.hosts or delta.removed_hosts or delta.aliases or delta.removed_aliases:
+        changed = delta.hosts
+        if delta.default_changed:  # it answers on hosts with features of their own, too
+            changed = {h: r for h, r in table.hosts.items() if r.features and r.default is None} | changed
+        if changed or delta.removed_hosts or delta.aliases or delta.removed_aliases:
             hosts = snapshot.hosts.copy()
             for host in (*delta.removed_hosts, *delta.removed_aliases):
                 hosts.remove(host)
-            for host, routes in delta.hosts.items():
-                hosts.set(host, self._paths(routes))
-            _set_aliases(hosts, table)
+            for host, routes in changed.items():
+                hosts.set(host, self._paths(routes, table.default))
+            self._set_aliases(hosts, table)
         else:
             hosts = snapshot.hosts
         linked = self._snapshot(table, hosts)
@@ -493,31 +533,61 @@ class Runtime:
                 self.health_checks.forget(runtime)
                 runtime.retire()
 
-    def _paths(self, routes: HostRoutes) -> PathIndex[LinkedRoute]:
-        default = None if routes.default is None else self._linked(routes.default)
+    def _paths(self, routes: HostRoutes, table_default: Route | None) -> PathIndex[LinkedRoute]:
+        """`table_default` answers where the host has no default; linked for the host if it has features, which act on it as well."""
+        if routes.default is not None:
+            default: LinkedRoute | None = self._linked(routes.default, routes)
+        elif routes.features or routes.unmatched:
+            unmatched = table_default or BUILT_IN_DEFAULT
+            own = merge_features(unmatched.features, routes.unmatched)
+            default = self._linked(msgspec.structs.replace(unmatched, features=own), routes)
+        else:
+            default = None
         if routes.regex_cause:
             expressions: RegexPaths[LinkedRoute] = RegexPaths(default)
             if routes.app_root is not None:
-                expressions.add_exact(b"/", self._linked(routes.app_root))
+                expressions.add_exact(b"/", self._linked(routes.app_root, routes))
             for route in routes.routes:
-                expressions.add(route.pattern, self._linked(route))
+                expressions.add(route.pattern, self._linked(route, routes))
             expressions.finish()
             return expressions
         trie: PathTrie[LinkedRoute] = PathTrie(default)
         if routes.app_root is not None:
-            trie.add(b"/", PathType.EXACT, self._linked(routes.app_root))
+            trie.add(b"/", PathType.EXACT, self._linked(routes.app_root, routes))
         for route in routes.routes:
-            trie.add(route.path.encode("ascii"), route.path_type, self._linked(route))
+            trie.add(route.path.encode("ascii"), route.path_type, self._linked(route, routes))
         return trie
 
-    def _linked(self, route: Route) -> LinkedRoute:
+    def _set_aliases(self, hosts: HostIndex[LinkedRoute], table: RoutingTable) -> None:
+        """Let every alias lead to the paths that its host has now; paths of its own, where the certificate of the host is not for it."""
+        expressions: list[tuple[str, PathIndex[LinkedRoute]]] = []
+        for alias in sorted(table.aliases.values(), key=lambda alias: alias.rank):
+            paths = hosts.get(alias.host)
+            if paths is None:
+                continue
+            routes = table.hosts.get(alias.host)
+            if routes is not None and routes.certificate and not alias.certificate:
+                paths = self._paths(msgspec.structs.replace(routes, certificate=False), table.default)
+            if alias.pattern.startswith("~"):
+                expressions.append((alias.pattern[1:], paths))
+            elif alias.pattern not in table.hosts:
+                hosts.set(alias.pattern, paths)
+        hosts.set_regex(find_host(expressions) if expressions else None)
+
+    def _linked(self, route: Route, host: HostRoutes | None = None) -> LinkedRoute:
         rule = self._retry_rules.get(route.policy)
         if rule is None:
             rule = self._retry_rules[route.policy] = RetryRule(route.policy)
         upstream = None if route.upstream is None else self.upstreams[route.upstream]
         stats = self._metrics.route(route.namespace, route.ingress, route.service, route.port)
-        hooks = self._hooks(route) if route.features else NO_HOOKS
-        linked = LinkedRoute(route, upstream, stats, rule, *hooks)
+        features = route.features if host is None else merge_features(host.features, route.features)
+        certificate = host is not None and host.certificate
+        hooks = self._hooks(route, features, certificate) if features else NO_HOOKS
+        fallback = None
+        if route.fallback is not None:
+            fallback = LinkedFallback(route.fallback, self.upstreams)
+            hooks = (hooks[0], (keep_fields, *hooks[1]), hooks[2])
+        linked = LinkedRoute(route, upstream, stats, rule, *hooks, fallback)
         if route.canaries and upstream is not None:
             linked.request_hooks += (canary.hook(self._split(linked)),)
         return linked
@@ -529,22 +599,21 @@ class Runtime:
             route = found.route
             upstream = None if route.upstream is None else self.upstreams[route.upstream]
             stats = self._metrics.route(route.namespace, route.ingress, route.service, route.port)
-            target = LinkedRoute(
-                route, upstream, stats, main.retry, main.request_hooks, main.response_hooks, main.error_hooks
-            )
+            hooks = main.request_hooks, main.response_hooks, main.error_hooks
+            target = LinkedRoute(route, upstream, stats, main.retry, *hooks, main.fallback)
             target.main = main
             targets.append((target, found.rule))
         return canary.CanarySplit(main, targets, self._rng)
 
-    def _hooks(self, route: Route) -> AllHooks:
-        """Those of its features, in the order in which they are called. What can't be bound closes the route: a bug must not open it."""
-        scope = Scope(route, self.services, self._live)
+    def _hooks(self, route: Route, features: tuple[Feature, ...], certificate: bool) -> AllHooks:
+        """Those of `features`, in the order in which they are called. What can't be bound closes the route: a bug must not open it."""
+        scope = Scope(route, self.services, self._live, certificate)
         request: list[RequestHook] = []
         access: list[Hooks] = []  # joined in their place, when the next phase begins
         response: list[ResponseHook] = []
         error: list[ErrorHook] = []
         try:
-            for feature in sorted(route.features, key=lambda f: registry.order(f.name)):
+            for feature in sorted(features, key=lambda f: registry.order(f.name)):
                 spec = registry.BY_NAME[feature.name]
                 hooks = spec.bind(msgspec.convert(feature.policy, spec.policy), scope)
                 if spec.phase is Phase.ACCESS:
@@ -572,18 +641,11 @@ class Runtime:
         return found
 
 
-def _set_aliases(hosts: HostIndex[LinkedRoute], table: RoutingTable) -> None:
-    """Let every alias lead to the paths that its host has now."""
-    expressions: list[tuple[str, PathIndex[LinkedRoute]]] = []
-    for alias in sorted(table.aliases.values(), key=lambda alias: alias.rank):
-        paths = hosts.get(alias.host)
-        if paths is None:
-            continue
-        if alias.pattern.startswith("~"):
-            expressions.append((alias.pattern[1:], paths))
-        elif alias.pattern not in table.hosts:
-            hosts.set(alias.pattern, paths)
-    hosts.set_regex(find_host(expressions) if expressions else None)
+def merge_features(host: tuple[Feature, ...], route: tuple[Feature, ...]) -> tuple[Feature, ...]:
+    """A feature of the route wins over one of the host by the same name."""
+    if not host or not route:
+        return host or route
+    return tuple({feature.name: feature for feature in (*host, *route)}.values())
 
 
 def _refuse(exchange: Exchange) -> DirectResponse:

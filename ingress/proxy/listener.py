@@ -26,17 +26,19 @@ from ingress.exchange import (
     CRLF,
     NO_BODY,
     BodyFraming,
+    ClientTLS,
     Exchange,
     Field,
     FieldPieces,
 )
+from ingress.proxy.client_address import NO_HOP, ClientResolver, ClientRules
 from ingress.proxy.common import Common
 from ingress.proxy.forward import Forwarder
 from ingress.proxy.http1 import (
     clean_reason,
-    forwarded_block,
     last_chunk,
 )
+from ingress.proxy.proxy_protocol import ProxyHeader
 from ingress.proxy.reader import PIPELINE, PIPELINE_LIMIT, SLICE, RequestReader
 from ingress.proxy.upstream import UpstreamConnection
 
@@ -64,14 +66,15 @@ class ConnectionHost(Protocol):
     """What a connection needs of the data plane it belongs to."""
 
     settings: ProxySettings
+    clients: ClientRules
     common: Common
     forwarder: Forwarder
     draining: bool
 
-    def connection_opened(self, scheme: bytes) -> bool:
+    def connection_opened(self, tls: bool) -> bool:
         """False: there are too many already."""
 
-    def connection_closed(self, scheme: bytes) -> None: ...
+    def connection_closed(self, tls: bool) -> None: ...
 
 
 class ClientConnection(RequestReader, RequestHandler):
@@ -95,6 +98,8 @@ class ClientConnection(RequestReader, RequestHandler):
         "_forwarder_host",
         "_half_closed",
         "_head_timer",
+        "_header",
+        "_hop",
         "_in_head",
         "_lingering_until",
         "_out",
@@ -104,6 +109,7 @@ class ClientConnection(RequestReader, RequestHandler):
         "_request_actions",
         "_request_limit",
         "_requests",
+        "_resolver",
         "_resumed",
         "_scheme",
         "_seen",
@@ -124,7 +130,13 @@ class ClientConnection(RequestReader, RequestHandler):
         "server_port",
     )
 
-    def __init__(self, host: ConnectionHost, manager: "Server", loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        host: ConnectionHost,
+        manager: "Server",
+        loop: asyncio.AbstractEventLoop,
+        header: ProxyHeader | None = None,  # that the connection began with
+    ) -> None:
         super().__init__(manager, loop=loop, access_log=None, auto_decompress=False, tcp_keepalive=True)  # type: ignore[arg-type]
         self._forwarder_host = host
         self._forwarder = host.forwarder
@@ -138,11 +150,14 @@ class ClientConnection(RequestReader, RequestHandler):
         )
         self._unchecked_pieces = 4 * settings.header_count_limit
         self._wire: httptools.HttpRequestParser | None = httptools.HttpRequestParser(self)
+        self._header = header
+        self._hop = NO_HOP
+        self._resolver: ClientResolver | None = None
         self._address = ""
-        self._forwarded = b""
         self.server_port = 0
         self._scheme = b"http"
-        self._tls: object | None = None  # tls.transport.ConnectionInfo of a connection that came by TLS
+        self._forwarded = b""
+        self._tls: ClientTLS | None = None  # of a connection that came by TLS
         # parsing
         self._in_head = False
         self._at_start = False  # no request has begun before this segment
@@ -185,15 +200,19 @@ class ClientConnection(RequestReader, RequestHandler):
         manager = self._manager
         assert manager is not None
         manager.connection_made(self, transport)
-        peer = transport.get_extra_info("peername")
+        peer = client_address(transport.get_extra_info("peername"))
         local = transport.get_extra_info("sockname")
-        self._address = client_address(peer)
-        self.server_port = local[1] if local else 0
         self._tls = transport.get_extra_info("tls")
-        if self._tls is not None:
-            self._scheme = b"https"
-        self._forwarded = forwarded_block(self._address, self.server_port, self._scheme.decode("ascii"))
-        if not self._forwarder_host.connection_opened(self._scheme):
+        clients = self._forwarder_host.clients
+        # The port of the TLS listener is behind a Service, whose clients know 443, as in ingress-nginx.
+        port, scheme = (local[1] if local else 0, "http") if self._tls is None else (443, "https")
+        hop = self._hop = clients.hop(peer, port, scheme, self._header)
+        self._resolver = clients.resolver(hop)
+        self._address = hop.address
+        self.server_port = hop.port
+        self._scheme = hop.scheme.encode("ascii")
+        self._forwarded = hop.forwarded
+        if not self._forwarder_host.connection_opened(self._tls is not None):
             transport.abort()
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -205,7 +224,7 @@ class ClientConnection(RequestReader, RequestHandler):
         self._wire = None  # it holds our bound methods: a cycle
         self._parser = None
         self._out.clear()
-        self._forwarder_host.connection_closed(self._scheme)
+        self._forwarder_host.connection_closed(self._tls is not None)
         if self._tunnel is not None:
             self._end_tunnel()
         exchange, self._active = self._active, None
@@ -305,6 +324,8 @@ class ClientConnection(RequestReader, RequestHandler):
         self._go_on()
 
     def _discarded(self) -> None:
+        if not self._discarding:
+            return  # its response is not complete yet: a filter holds the end back
         exchange, self._active = self._active, None
         self._discarding = False
         if exchange is not None and not exchange.keep_alive:

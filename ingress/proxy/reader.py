@@ -20,11 +20,13 @@ from ingress.exchange import (
     CRLF,
     LENGTH,
     NO_BODY,
+    ClientTLS,
     Exchange,
     FieldPieces,
     iter_fields,
     without_fields,
 )
+from ingress.proxy.client_address import ClientResolver, Hop
 from ingress.proxy.forward import Forwarder
 from ingress.proxy.http1 import (
     CONNECTION,
@@ -71,10 +73,12 @@ class RequestReader:
     _settings: ProxySettings
     _request_actions: FieldActions
     _forwarder: Forwarder
-    _address: str
-    _forwarded: bytes
+    _address: str  # of the hop
+    _forwarded: bytes  # of the hop
+    _hop: Hop
+    _resolver: ClientResolver | None  # who says what a request of this connection is to be taken for; None: the hop
     _scheme: bytes
-    _tls: object | None
+    _tls: ClientTLS | None
     _wire: httptools.HttpRequestParser | None
     _in_head: bool
     _at_start: bool  # no request has begun before this segment
@@ -254,6 +258,9 @@ class RequestReader:
             self._check_limits(exchange, special)
         if _HASH in uri:
             raise Refused(Reason.BAD_REQUEST)
+        if self._resolver is not None:
+            told = [(name, value) for _, name, value in special]
+            self._resolver.settle(exchange, self._hop, told, fields)
         exchange.body_complete = exchange.body_framing == NO_BODY
         self._pending.append(exchange)
         if (

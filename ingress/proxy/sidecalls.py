@@ -1,8 +1,8 @@
 """Side calls: a small HTTP/1.1 client for requests of the proxy's own. The contract is `middleware.sidecalls.SideCalls`.
 
-Written here and not taken from a library, because a call is part of somebody's request: fields leave as the bytes they came as, nothing is
-followed, decompressed or remembered, and it costs a fraction (docs/adr/0005). One object a worker; connections are kept by target, names are
-looked up by the system, off the loop, and remembered for a while.
+Written here and not taken from a library, because a call is part of somebody's request: fields leave as the bytes they came as (aiohttp's client writes
+text as UTF-8, so that a service would judge another cookie than the endpoint gets), and nothing is followed, decompressed or remembered. One object a
+worker; connections are kept by target; names are looked up by the system, off the loop, and remembered for a while.
 """
 
 import asyncio

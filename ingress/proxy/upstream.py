@@ -55,6 +55,7 @@ _log = logging.getLogger(__name__)
 # Past this much of a body of known length, bytes are relayed without parsing: a copy less per segment.
 _BYPASS_BYTES = 32768
 _FIELD_LIMIT = 256
+_DROP_LIMIT_BYTES = 65536
 _KEEP_ALIVE = frozenset((b"keep-alive", b"Keep-Alive"))
 
 
@@ -191,6 +192,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_context",
         "_created",
         "_date_seen",
+        "_dropping",
         "_fields",
         "_forwarder",
         "_head",
@@ -232,6 +234,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.half_closed = False  # of a tunnel: the endpoint has sent all it will
         self._parser: httptools.HttpResponseParser = httptools.HttpResponseParser(self)
         self._bypass_left = 0
+        self._dropping = 0  # of a response that is read for nobody: how many bytes more, at most
         self._tunnel: Tunnel | None = None
         self._writing_paused = False
         self._paused_reading = False
@@ -402,6 +405,9 @@ class UpstreamConnection(asyncio.Protocol):
             return
         exchange = self.exchange
         if exchange is None:
+            if self._dropping:
+                self._drop(data)
+                return
             self._forget()  # at once: the next request may come before connection_lost
             self.abort()  # an answer that nobody asked for: the connection can't be trusted any more
             return
@@ -438,7 +444,39 @@ class UpstreamConnection(asyncio.Protocol):
             limit = self._context.settings.response_head_limit_bytes
             if self._head_bytes > limit:
                 self._fail(Reason.UPSTREAM_PROTOCOL, f"response head larger than {limit} bytes")
+        if self._dropping:
+            self._dropped(len(data))
         exchange.downstream.flush()
+
+    def drop_response(self) -> None:
+        """The exchange ends without this connection, but with the response that has begun: the rest of it is read and dropped, if it is
+        short and the request was sent completely, so that the connection can be used again."""
+        exchange, self.exchange = self.exchange, None
+        if exchange is not None and exchange.body_complete and not self._writing_paused and exchange.method != b"HEAD":
+            self._dropping = _DROP_LIMIT_BYTES
+            self._keep_alive = self._parser.should_keep_alive()
+        else:
+            self.abort()
+
+    def _drop(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            self._dropping = 0
+            self.abort()
+            return
+        self._dropped(len(data))
+
+    def _dropped(self, size: int) -> None:
+        self._dropping = max(self._dropping - size, 0)
+        if self._complete:
+            self._dropping = 0
+            self._reset()
+            if self._keep_alive and not self.closed:
+                self.pool.release(self)
+                return
+        if not self._dropping:
+            self.abort()
 
     def _relay_unparsed(self, exchange: Exchange, data: bytes, left: int) -> None:
         size = len(data)
@@ -570,6 +608,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.exchange = None
         self._reset()
         self._forwarder.finish(exchange)
+        self.resume_response()  # a filter may have held it up in this very call; nobody would wake it later
         if exchange.body_complete and self._keep_alive and not self.closed:
             self.pool.release(self)
         else:
@@ -591,6 +630,9 @@ class UpstreamConnection(asyncio.Protocol):
     def _fail(self, reason: Reason, detail: str) -> None:
         exchange, self.exchange = self.exchange, None
         if exchange is None:
+            if self._dropping:
+                self._dropping = 0
+                self.abort()
             return
         self.abort()
         self._forwarder.upstream_failed(exchange, self, ProxyError(reason, detail))

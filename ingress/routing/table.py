@@ -160,6 +160,15 @@ WWW_REDIRECT = "www-redirect"
 """Names of the features that `translate` makes itself, because they are a host's and not an Ingress's."""
 
 
+class Fallback(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Who answers in place of a route's endpoints: the default backend (ingress-nginx's default-backend and custom-http-errors)."""
+
+    statuses: tuple[int, ...] = ()  # sorted; such a response is dropped, and the default backend asked about it
+    of_endpoints: bool = True  # also responses of endpoints, not only errors of our own
+    upstreams: tuple[UpstreamKey, ...] = ()  # the first that has endpoints is asked
+    stand_in: UpstreamKey | None = None  # gets the requests themselves while the route's upstream has no endpoints
+
+
 class CanaryRule(msgspec.Struct, frozen=True):
     """Which requests of a route a canary gets, in the order of ingress-nginx: by header, by cookie, by weight.
 
@@ -204,6 +213,7 @@ class Route(msgspec.Struct, frozen=True):
     features: tuple[Feature, ...] = ()  # in the order in which they act
     pattern: str = ""  # regular expression, less its anchor; empty: `path` is matched by `path_type`
     canaries: tuple[Canary, ...] = ()  # in the order in which they are asked
+    fallback: Fallback | None = None
 
     @property
     def id(self) -> str:
@@ -218,6 +228,9 @@ class HostRoutes(msgspec.Struct, frozen=True):
 
     `regex_cause` not empty: the host is in regex mode, its routes have patterns and stand in order of precedence; it names the Ingress
     that asked for it.
+
+    `features` act on every request for the host, besides those of its route, which win over one of the same name; `unmatched` win over
+    them where no route and no `default` of the host takes the request. `certificate`: one is configured for the host, its own or a default one.
     """
 
     host: HostPattern
@@ -228,6 +241,9 @@ class HostRoutes(msgspec.Struct, frozen=True):
     twin_of: HostPattern = (
         ANY_HOST  # all its requests are redirected there (from-to-www-redirect); empty: it is no twin
     )
+    certificate: bool = False
+    features: tuple[Feature, ...] = ()
+    unmatched: tuple[Feature, ...] = ()
 
 
 class HostAlias(msgspec.Struct, frozen=True):
@@ -238,6 +254,7 @@ class HostAlias(msgspec.Struct, frozen=True):
     pattern: HostPattern
     host: HostPattern
     rank: int = 0  # of those with `~`: the lowest is tried first
+    certificate: bool = False  # the one of the host is for this name too
 
 
 class TCPService(msgspec.Struct, frozen=True):

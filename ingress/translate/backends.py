@@ -20,7 +20,7 @@ from ingress.model.kubernetes import EndpointConditions, EndpointPort, ServicePo
 from ingress.routing.table import AffinityMode, Balancing, Endpoint, Upstream, UpstreamKey, UpstreamProtocol
 from ingress.routing.tls import UpstreamTLS
 from ingress.translate.annotations import DEFAULT_ASK, UpstreamAsk
-from ingress.translate.annotations.policy import TLSAsk
+from ingress.translate.annotations.policy import UpstreamTLSAsk
 from ingress.translate.health_checks import read_health_check
 from ingress.translate.names import is_ip_address, is_localhost_name, normalize_external_name
 from ingress.translate.options import DEFAULT_OPTIONS, Options
@@ -420,7 +420,7 @@ def _protocol(spec: UpstreamSpec, port: ServicePort, index: int, hint: str | Non
     return protocol
 
 
-def _tls(ask: TLSAsk | None, service: Service) -> UpstreamTLS:
+def _tls(ask: UpstreamTLSAsk | None, service: Service) -> UpstreamTLS:
     """With the name that the Ingress leaves open: the external name, or else the name that the Service has inside the cluster.
 
     nginx would verify and send the name of its own upstream block there, which no certificate has. A host outside the cluster may well need

@@ -6,6 +6,8 @@ Three layers, each rebuilt only where something below it changed:
 2. hosts and the catch-all: all fragments that have the host (`conflicts`);
 3. upstreams: a Service port with its endpoints (`backends`).
 
+TLS (`tls.hosts`) is part of layer 2: the certificate of a host is chosen where its routes are.
+
 An endpoint that comes or goes touches layer 3 alone. What comes out equal is the same object as before, so that `diff_tables` and the
 workers need not look into it.
 """
@@ -15,6 +17,8 @@ import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress
+
+import msgspec
 
 from ingress.config import ProxySettings, TranslateSettings
 from ingress.errors import Severity, Verdict, VerdictReason
@@ -30,10 +34,19 @@ from ingress.model import (
     Service,
 )
 from ingress.model.cluster import NamespacedName
-from ingress.routing.table import HostAlias, HostPattern, HostRoutes, Route, RoutingTable, Upstream, UpstreamKey
+from ingress.routing.table import (
+    HostAlias,
+    HostPattern,
+    HostRoutes,
+    Route,
+    RoutingTable,
+    TCPService,
+    Upstream,
+    UpstreamKey,
+)
 from ingress.translate.backends import BuiltUpstream, UpstreamSpec, build_upstream
 from ingress.translate.classes import Claim, ClassIndex
-from ingress.translate.conflicts import choose_catch_all, merge_host
+from ingress.translate.conflicts import by_precedence, choose_catch_all, merge_host
 from ingress.translate.context import Context, allowed_middleware, objects_of
 from ingress.translate.derived import derive_hosts
 from ingress.translate.digest import TableDigest, part_digest
@@ -43,11 +56,15 @@ from ingress.translate.health_checks import asked_of
 from ingress.translate.options import DEFAULT_OPTIONS
 from ingress.translate.options.parse import Good, ParsedOptions, read_options
 from ingress.translate.report import Report, VerdictBook, shown
+from ingress.translate.tcp_services import TCPFragment, build_tcp_services
+from ingress.translate.tls.hosts import CertificateUse, wildcard_above
+from ingress.translate.tls.layer import TLSLayer
 
 _FALLBACK: NamespacedName = ("\0", "default backend of the controller")  # not the name of any Ingress
+_TCP_SERVICES: NamespacedName = ("\0", "TCP services")
 _BACKING = frozenset((Kind.SERVICE, Kind.ENDPOINTS, Kind.ENDPOINT_SLICE))
 _REFERRED = frozenset((Kind.SECRET, Kind.CONFIG_MAP))
-_HOST, _UPSTREAM, _DEFAULT, _ALIAS, _SETTINGS = b"host", b"upstream", b"default", b"alias", b"settings"
+_HOST, _UPSTREAM, _DEFAULT, _ALIAS, _TCP, _SETTINGS = b"host", b"upstream", b"default", b"alias", b"tcp", b"settings"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +73,8 @@ class Compilation:
 
     `verdicts` are sorted. `external_names` are the host names of ExternalName Services in use: whoever resolves names keeps them in
     `ClusterState.resolved`. `served` are the Ingresses of our classes, whatever became of their rules; `references` the Secrets and
-    ConfigMaps that they and the options name, existing or not.
+    ConfigMaps that they and the options name, existing or not; `tcp_namespaces` where the Services of TCP services are, selected or not.
+    `certificates` are those in use, by host.
     """
 
     table: RoutingTable
@@ -64,6 +82,8 @@ class Compilation:
     external_names: frozenset[str]
     served: frozenset[ObjectRef]
     references: frozenset[ObjectRef] = frozenset()
+    tcp_namespaces: frozenset[str] = frozenset()
+    certificates: tuple[CertificateUse, ...] = ()
 
 
 def compile_table(
@@ -141,8 +161,11 @@ class _Memory:
         self._twins: dict[HostPattern, HostRoutes] = {}
         self._derived_digests: dict[tuple[bytes, HostPattern], bytes] = {}
         self._claimants: dict[NamespacedName, Fragment] = {}  # of the catch-all
+        self._tls = TLSLayer(settings, self._options, self._digest, self._verdicts)
         self._default: Route | None = None
         self._default_digest: bytes | None = None
+        self._tcp: dict[int, TCPService] = {}
+        self._tcp_digests: dict[int, bytes] = {}
         # Layer 3
         self._references: dict[UpstreamKey, int] = {}  # how often hosts and the catch-all name it
         self._users: dict[
@@ -182,24 +205,27 @@ class _Memory:
         dirty_hosts: set[HostPattern] = set()
         recheck: set[NamespacedName] = set()  # Ingresses whose upstreams may have lost or gained their last endpoint
         if first:
-            ingresses.add(_FALLBACK)
+            ingresses |= {_FALLBACK, _TCP_SERVICES}
         catch_all_dirty = first
         for key in ingresses:
             catch_all_dirty |= self._replace_fragment(key, state, dirty_hosts, stale_upstreams)
             recheck.add(key)
 
         wanted: set[UpstreamKey] = set()  # upstreams that came or went
+        redone = (kinds is None or Kind.SECRET in kinds) and self._tls.update_default(objects_of(state))
         hosts_changed = self._merge_hosts(dirty_hosts, wanted)
-        derived_before = self._aliases or self._twins or ("derived", "") in self._verdicts
-        if dirty_hosts and (self._deriving or derived_before):
+        derived = self._deriving or self._aliases or self._twins or ("derived", "") in self._verdicts
+        if derived and (dirty_hosts or redone):
             hosts_changed |= self._derive_hosts()
         if len(self._claimants) > 1 and (kinds is None or kinds & _BACKING or resolved_changed):
             catch_all_dirty = True  # who has endpoints decides
         default_changed = catch_all_dirty and self._choose_catch_all(wanted, state)
+        tcp_changed = _TCP_SERVICES in ingresses and self._replace_tcp_services(wanted)
         upstreams_changed = self._update_upstreams(state, stale_upstreams | wanted, recheck)
         for key in recheck:
             self._report_empty(key)
-        return self._publish(hosts_changed, default_changed, upstreams_changed, self._replace_proxy())
+        settings_changed = self._replace_proxy()
+        return self._publish(hosts_changed, default_changed, upstreams_changed, tcp_changed or settings_changed)
 
     # ---- options ----
 
@@ -363,6 +389,8 @@ class _Memory:
         """None for an Ingress that is gone or not ours, and where there is no default backend."""
         if key == _FALLBACK:
             return build_fallback(self._settings, state.services, self._options)
+        if key == _TCP_SERVICES:
+            return build_tcp_services(self._settings, state)
         ingress = state.ingresses.get(key)
         if ingress is None:
             self._ingresses.pop(key, None)
@@ -376,7 +404,9 @@ class _Memory:
             self._serve(key, None)
             return None
         self._serve(key, ingress.ref)
-        context = Context(self._settings, self._options, self._parsers, objects_of(state), self._class_objects)
+        context = Context(
+            self._settings, self._options, self._parsers, objects_of(state), self._class_objects, self._tls.store
+        )
         return build_fragment(ingress, state.services, context)
 
     def _serve(self, key: NamespacedName, ref: ObjectRef | None) -> None:
@@ -403,6 +433,7 @@ class _Memory:
             referrers.discard(key)
             if not referrers:
                 del self._referrers[ref], self._objects[ref]
+                self._tls.forget(ref)
 
     def _forget_service(self, owner: NamespacedName, ingress: NamespacedName) -> None:
         users = self._named_by[owner]
@@ -414,13 +445,32 @@ class _Memory:
     # ---- layer 2 ----
 
     def _merge_hosts(self, dirty: Iterable[HostPattern], wanted: set[UpstreamKey]) -> bool:
-        changed = False
+        self._tls.use_options(self._options)
+        wildcards, exact = [], set()
         for host in dirty:
+            if host.startswith("*."):
+                wildcards.append(host)
+            else:
+                exact.add(host)
+        changed = self._merge(wildcards, wanted)
+        below = self._tls.changed_wildcards()
+        if below:  # whoever has no certificate of its own shows that of its wildcard
+            exact |= {host for host in self._members if wildcard_above(host) in below}
+        return self._merge(exact, wanted) or changed
+
+    def _merge(self, hosts: Iterable[HostPattern], wanted: set[UpstreamKey]) -> bool:
+        changed = False
+        for host in hosts:
             members = self._members[host]
             old = self._hosts.get(host)
             if members:
-                merged = merge_host(host, members.values())
-                new: HostRoutes | None = merged.routes
+                fragments = by_precedence(members.values())
+                merged = merge_host(host, fragments)
+                new: HostRoutes | None = None
+                if merged.routes is not None:
+                    new = self._tls.merge(merged.routes, [f for f in fragments if f.canary is None])
+                else:
+                    self._tls.remove(host)
                 # The same by key may have other content of a Secret.
                 wanted |= {key for key, spec in merged.derived.items() if self._derived.get(key, spec) != spec}
                 self._derived.update(merged.derived)
@@ -428,6 +478,7 @@ class _Memory:
             else:
                 del self._members[host]
                 new = None
+                self._tls.remove(host)
                 self._verdicts.put(("host", host), ())
             if new == old:
                 continue
@@ -448,6 +499,10 @@ class _Memory:
         """Aliases and twins, all anew: few Ingresses ask for them, and each depends on which hosts there are."""
         derived = derive_hosts(self._deriving.values(), self._hosts, self._options.http_redirect_code)
         self._verdicts.put(("derived", ""), tuple(derived.verdicts))
+        derived.aliases = {
+            name: msgspec.structs.replace(alias, certificate=self._tls.is_certified(name, alias.host))
+            for name, alias in derived.aliases.items()
+        }
         if derived.aliases == self._aliases and derived.twins == self._twins:
             return False
         digests = {(_ALIAS, name): part_digest(_ALIAS, alias) for name, alias in derived.aliases.items()}
@@ -474,6 +529,20 @@ class _Memory:
         digest = part_digest(_DEFAULT, default) if default is not None else None
         self._digest.replace(self._default_digest, digest)
         self._default_digest = digest
+        return True
+
+    def _replace_tcp_services(self, wanted: set[UpstreamKey]) -> bool:
+        fragment = self._fragments.get(_TCP_SERVICES)
+        old, new = self._tcp, fragment.tcp if isinstance(fragment, TCPFragment) else {}
+        if new == old:
+            return False
+        self._count((service.upstream for service in new.values()), +1, wanted)
+        self._count((service.upstream for service in old.values()), -1, wanted)
+        self._tcp = new
+        digests = {port: part_digest(_TCP, service) for port, service in new.items()}
+        for port in old.keys() | new.keys():
+            self._digest.replace(self._tcp_digests.get(port), digests.get(port))
+        self._tcp_digests = digests
         return True
 
     def _is_served(self, fragment: Fragment, state: ClusterState) -> bool:
@@ -574,13 +643,13 @@ class _Memory:
         verdicts: list[Verdict] = []
         for upstream, use in fragment.uses.items() if fragment is not None else ():
             built = self._built.get(upstream)
-            if fragment is not None and built is not None and built.why_empty:
+            if fragment is not None and built is not None and built.why_empty and use.consequence:
                 verdicts.append(
                     Verdict(
                         object=str(fragment.ref),
                         field=use.field,
                         reason=VerdictReason.NO_ENDPOINTS,
-                        message=f"Requests are answered with 503: Service {use.spec.service} {built.why_empty}.",
+                        message=f"{use.consequence}: Service {use.spec.service} {built.why_empty}.",
                         severity=Severity.WARNING,
                         value=shown(f"{use.spec.service}:{use.spec.port}"),
                         origin=fragment.origin,
@@ -591,10 +660,12 @@ class _Memory:
     # ---- the result ----
 
     def _publish(
-        self, hosts_changed: bool, default_changed: bool, upstreams_changed: bool, settings_changed: bool
+        self, hosts_changed: bool, default_changed: bool, upstreams_changed: bool, others_changed: bool
     ) -> Compilation:
         last = self._result
-        if last is None or hosts_changed or default_changed or upstreams_changed or settings_changed:
+        tls_changed = self._tls.changed()
+        changed = hosts_changed or default_changed or upstreams_changed or others_changed or tls_changed
+        if last is None or changed:
             # The dictionaries of a table that was handed out are never written to again.
             table = RoutingTable(
                 id=self._digest.hexdigest(),
@@ -602,6 +673,10 @@ class _Memory:
                 aliases=self._aliases,
                 upstreams=dict(self._upstreams) if last is None or upstreams_changed else last.table.upstreams,
                 default=self._default,
+                tcp_services=self._tcp,
+                certificates=self._tls.certificates() if last is None or tls_changed else last.table.certificates,
+                tls_hosts=self._tls.hosts() if last is None or tls_changed else last.table.tls_hosts,
+                default_certificate=self._tls.default_certificate,
                 settings=self._proxy,
             )
         else:
@@ -614,11 +689,14 @@ class _Memory:
         else:
             served = last.served
         if self._references_changed or last is None:
-            references = frozenset(self._objects) | self._parsed_options.references
+            references = frozenset(self._objects) | self._tls.references | self._parsed_options.references
             self._references_changed = False
         else:
             references = last.references
-        self._result = Compilation(table, verdicts, external_names, served, references)
+        tcp = self._fragments.get(_TCP_SERVICES)
+        tcp_namespaces = frozenset(namespace for namespace, _ in tcp.services) if tcp is not None else frozenset()
+        uses = self._tls.uses() if last is None or tls_changed else last.certificates
+        self._result = Compilation(table, verdicts, external_names, served, references, tcp_namespaces, uses)
         return self._result
 
 
@@ -647,8 +725,14 @@ def _upstreams_of_host(host: HostRoutes | None) -> Iterable[UpstreamKey]:
 
 
 def _upstreams_of_route(route: Route | None) -> Iterable[UpstreamKey]:
-    if route is not None and route.upstream is not None:
+    if route is None:
+        return
+    if route.upstream is not None:
         yield route.upstream
+    if route.fallback is not None:
+        yield from route.fallback.upstreams
+        if route.fallback.stand_in is not None:
+            yield route.fallback.stand_in
 
 
 def _not_as_seen(seen: Mapping[NamespacedName, Ingress], now: Mapping[NamespacedName, Ingress]) -> set[NamespacedName]:

@@ -44,14 +44,14 @@ class MergedHost:
 
 
 def merge_host(host: HostPattern, fragments: Iterable[Fragment]) -> MergedHost:
-    """`fragments` are those that have the host. Routes come sorted by path and type, in regex mode in order of precedence."""
+    """`fragments` are those that have the host, in order of precedence. Routes come sorted by path and type, in regex mode in order of precedence."""
     taken: dict[tuple[str, PathType], tuple[Fragment, Placed]] = {}
     default: tuple[Fragment, Placed] | None = None
     app_root: tuple[Fragment, Placed] | None = None
     verdicts: list[Verdict] = []
     known = False
     canaries: list[Fragment] = []
-    for fragment in by_precedence(fragments):
+    for fragment in fragments:
         part = fragment.hosts[host]
         if fragment.canary is not None:
             canaries.append(fragment)
@@ -145,18 +145,23 @@ def choose_catch_all(
     return (holder[1].route if holder is not None else None), tuple(verdicts)
 
 
+def why_lost(winner: Fragment, loser: Fragment) -> str:
+    """A clause. They are different Ingresses, and `winner` goes first by precedence."""
+    if winner.created == loser.created:
+        return f"{winner.ref} has it already: neither is older, and the name that sorts last wins"
+    if winner.created == UNKNOWN_AGE:
+        return f"{winner.ref} has it already, and counts as older because it has no creationTimestamp"
+    return f"{winner.ref} has it already, and is older"
+
+
 def _conflict(loser: Fragment, placed: Placed, what: str, holder: tuple[Fragment, Placed]) -> Verdict:
     winner, winning = holder
     if winner is loser:
         why = f"the same Ingress has it already in {winning.field}, and the first one counts"
     elif what == _CATCH_ALL and by_precedence((winner, loser))[0] is loser:
         why = f"its Service has no endpoints, and that of {winner.ref} has"
-    elif winner.created != loser.created:
-        why = f"{winner.ref} has it already, and is older"
-        if winner.created == UNKNOWN_AGE:
-            why = f"{winner.ref} has it already, and counts as older because it has no creationTimestamp"
     else:
-        why = f"{winner.ref} has it already: neither is older, and the name that sorts last wins"
+        why = why_lost(winner, loser)
     return Verdict(
         object=str(loser.ref),
         field=placed.field,

@@ -7,6 +7,7 @@ from ingress.config import TranslateSettings
 from ingress.model import ClusterState, IngressClass, Kind, KubernetesObject, ObjectRef
 from ingress.translate.features import FeatureParser
 from ingress.translate.options import DEFAULT_OPTIONS, Options
+from ingress.translate.tls.store import CertificateStore
 
 
 def _nothing(ref: ObjectRef) -> KubernetesObject | None:
@@ -22,6 +23,7 @@ class Context:
     parsers: Sequence[FeatureParser] = ()
     objects: Callable[[ObjectRef], KubernetesObject | None] = _nothing
     classes: Mapping[str, IngressClass] = field(default_factory=dict)
+    certificates: CertificateStore = field(default_factory=CertificateStore)
     acts_by_option: bool = field(init=False)  # some parser may act on an Ingress without annotations
 
     def __post_init__(self) -> None:

@@ -11,8 +11,8 @@ _SIZE = 16
 _encoder = msgspec.msgpack.Encoder(order="deterministic")
 
 
-def part_digest(label: bytes, part: msgspec.Struct | ProxySettings) -> bytes:
-    """Digest of one struct of a table; `label` (at most 16 bytes) tells apart parts that could have the same encoding."""
+def part_digest(label: bytes, part: msgspec.Struct | ProxySettings | str) -> bytes:
+    """Digest of one struct or text of a table; `label` (at most 16 bytes) tells apart parts that could have the same encoding."""
     return hashlib.blake2b(_encoder.encode(part), digest_size=_SIZE, person=label).digest()
 
 

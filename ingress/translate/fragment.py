@@ -15,10 +15,12 @@ from ingress.errors import Verdict, VerdictReason
 from ingress.model import Ingress, ObjectRef, Service
 from ingress.model.cluster import NamespacedName
 from ingress.model.kubernetes import HTTPIngressPath, IngressBackend, IngressRule
+from ingress.routing.https import CLIENT_CERTIFICATE, TLS_REDIRECT, ClientCertificate
 from ingress.routing.table import (
     ANY_HOST,
     APP_ROOT,
     CanaryRule,
+    Fallback,
     Feature,
     HostPattern,
     PathType,
@@ -29,16 +31,22 @@ from ingress.routing.table import (
 )
 from ingress.translate.annotations import NO_ANNOTATIONS, AnnotationPolicy, UpstreamAsk, parse_annotations
 from ingress.translate.annotations.hosts import NO_HOST_ASK, HostAsk
+from ingress.translate.annotations.tls import NO_ASK, TLSAsk
 from ingress.translate.backends import UpstreamSpec, app_protocol, find_port, upstream_spec
 from ingress.translate.context import Context
+from ingress.translate.default_backend import find_default_backends
 from ingress.translate.names import is_object_name, is_port_name, parse_host
 from ingress.translate.options import DEFAULT_OPTIONS, Options
 from ingress.translate.paths import is_strict_path, looks_like_regex, parse_path_type, parse_regex_path, parse_rule_path
 from ingress.translate.references import references_of
 from ingress.translate.report import Report, shown
+from ingress.translate.tls.section import HostCertificates, SectionReader
 
 UNKNOWN_AGE = float("-inf")
 """Objects without creationTimestamp (files) count as older than all others."""
+
+
+UNANSWERED = "Requests are answered with 503"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +75,7 @@ class Use:
 
     spec: UpstreamSpec
     field: str
+    consequence: str = UNANSWERED  # of having no endpoints; empty: nobody needs to be told
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +93,10 @@ class Fragment:
     references: frozenset[ObjectRef] = frozenset()  # Secrets and ConfigMaps that decide about it, existing or not
     ask: HostAsk = NO_HOST_ASK
     canary: CanaryRule | None = None  # its routes take a share of others' (`canaries`), and are none by themselves
+    certificates: Mapping[HostPattern, HostCertificates] = field(
+        default_factory=dict
+    )  # of its hosts, by its tls section
+    tls_ask: TLSAsk = NO_ASK
 
     @property
     def name(self) -> str:
@@ -143,7 +156,11 @@ def build_fallback(
             )
         return Fragment(ref, report.origin, UNKNOWN_AGE, services=watched, verdicts=report.verdicts())
     spec = upstream_spec(namespace, name, service.spec.ports[0].port, "", UpstreamAsk(options.load_balance))
-    route = Route(ANY_HOST, "/", PathType.PREFIX, namespace, "", name, spec.port, spec.key, options.traffic)
+    statuses = options.custom_http_errors
+    fallback = Fallback(statuses, not options.disable_proxy_intercept_errors, (spec.key,)) if statuses else None
+    route = Route(
+        ANY_HOST, "/", PathType.PREFIX, namespace, "", name, spec.port, spec.key, options.traffic, fallback=fallback
+    )
     return Fragment(
         ref, report.origin, UNKNOWN_AGE, catch_all=Placed(route, ""), uses={spec.key: Use(spec, "")}, services=watched
     )
@@ -183,6 +200,7 @@ class _Builder:
         self._uses: dict[UpstreamKey, Use] = {}
         self._targets: dict[tuple[str, int, str], _Target] = {}
         self._policy: AnnotationPolicy = NO_ANNOTATIONS
+        self._fallback: Fallback | None = None
         self._strict_paths = False
 
     def build(self, context: Context) -> Fragment:
@@ -202,7 +220,6 @@ class _Builder:
         self._policy = parse_annotations(
             ingress.metadata.annotations,
             context.settings.annotation_prefixes,
-            has_tls=bool(spec.tls),
             report=report,
             context=context,
             namespace=self._namespace,
@@ -212,12 +229,7 @@ class _Builder:
         references = self._policy.references | references_of(ingress)
         if self._policy.left_out:
             return Fragment(ingress.ref, ingress.origin, created, verdicts=report.verdicts(), references=references)
-        if spec.tls:
-            report.warning(
-                "spec.tls",
-                VerdictReason.UNSUPPORTED_FIELD,
-                "TLS is not terminated yet: its hosts are served over plain HTTP.",
-            )
+        self._fallback = self._default_backends(context)
         rules = spec.rules or ()
         hosts, catch_all = self._hosts(rules), None
         if self._policy.host.app_root:
@@ -234,10 +246,8 @@ class _Builder:
             default = self._default_backend(spec.default_backend)
             if default is not None:
                 if not rules:
-                    catch_all = Placed(
-                        self._catch_all(self._route(ANY_HOST, "/", PathType.PREFIX, default), context),
-                        "spec.defaultBackend",
-                    )
+                    route = self._catch_all(self._route(ANY_HOST, "/", PathType.PREFIX, default), context)
+                    catch_all = Placed(self._of_no_host(route), "spec.defaultBackend")
                 for host, part in hosts.items():
                     part.default = Placed(self._route(host, "/", PathType.PREFIX, default), "spec.defaultBackend")
         elif not rules:
@@ -246,6 +256,9 @@ class _Builder:
                 VerdictReason.INVALID_OBJECT,
                 "It has neither rules nor a default backend, so it serves nothing.",
             )
+        certificates: Mapping[HostPattern, HostCertificates] = {}
+        if spec.tls and self._policy.canary is None:  # a canary's host is that of its main Ingress
+            certificates = SectionReader(ingress, context.certificates, context.objects, report).read(hosts)
         return Fragment(
             ingress.ref,
             ingress.origin,
@@ -258,7 +271,23 @@ class _Builder:
             references,
             self._policy.host,
             self._policy.canary,
+            certificates,
+            self._policy.tls,
         )
+
+    def _of_no_host(self, route: Route) -> Route:
+        """Hosts redirect to HTTPS and ask for certificates. The default backend of all hosts does neither, as in ingress-nginx; a rule about
+        client certificates can't be kept there, so that it closes it."""
+        features = tuple(f for f in route.features if f.name != TLS_REDIRECT)
+        client = self._policy.tls.client
+        if client is not None:
+            features = (Feature(CLIENT_CERTIFICATE, msgspec.to_builtins(ClientCertificate(closed=True))), *features)
+            self._report.error(
+                f"metadata.annotations[{client.key}]",
+                VerdictReason.ACCESS_RULE_REJECTED,
+                "Without rules there is no host whose clients could be asked for a certificate: the default backend is closed (403).",
+            )
+        return route if features == route.features else msgspec.structs.replace(route, features=features)
 
     def _catch_all(self, route: Route, context: Context) -> Route:
         """Without the features that ingress-nginx doesn't apply to a catch-all: redirects and rewrites."""
@@ -397,6 +426,7 @@ class _Builder:
             target.upstream,
             policy.traffic,
             features=policy.features,
+            fallback=self._fallback,
         )
 
     def _closed(
@@ -416,6 +446,7 @@ class _Builder:
             status,
             reason,
             features=self._policy.features,
+            fallback=self._fallback,
         )
 
     # ---- backends ----
@@ -504,13 +535,29 @@ class _Builder:
         ):
             ask = msgspec.structs.replace(ask, protocol=None)  # asks for what is so anyway: no upstream of its own
         spec = upstream_spec(self._namespace, service_name, number, name, ask)
-        if not self._policy.closed_reason:
-            self._uses.setdefault(spec.key, Use(spec, where))
+        if not self._policy.closed_reason and self._uses.get(spec.key, _UNUSED).consequence != UNANSWERED:
+            self._uses[spec.key] = Use(spec, where)
         return _Target(service_name, spec.port, spec.key)
+
+    def _default_backends(self, context: Context) -> Fallback | None:
+        """The default backends that its routes have."""
+        policy = self._policy
+        if policy.fallback is None or policy.canary is not None:
+            return None  # a canary has those of its main Ingress
+        found = find_default_backends(
+            policy.fallback, self._namespace, bool(policy.closed_reason), context, self._known, self._report
+        )
+        self.services |= found.services
+        for spec, where, consequence in found.uses:
+            self._uses.setdefault(spec.key, Use(spec, where, consequence))
+        return found.fallback
 
     def _unusable(self, field: str, reason: VerdictReason, why: str, value: str, service: str, port: str) -> _Target:
         self._report.error(field, reason, f"Requests are answered with 503: {why}.", value)
         return _Target(service, port, None, f"{reason}: {why}")
+
+
+_UNUSED = Use(upstream_spec("", "", 0, "", UpstreamAsk()), "", "")
 
 
 def _port_refusal(number: int, name: str) -> str:

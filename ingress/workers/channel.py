@@ -77,7 +77,13 @@ class Draining(msgspec.Struct, frozen=True, tag=True):
     """This worker stops accepting; a replacement may take over its sockets now."""
 
 
-ToController = Applied | NeedTable | Metrics | Draining | Affinity
+class Ports(msgspec.Struct, frozen=True, tag=True):
+    """The ports of TCP services that this worker can't listen on, with the reasons: all of them, whenever that changes."""
+
+    failures: dict[int, str]
+
+
+ToController = Applied | NeedTable | Metrics | Draining | Affinity | Ports
 
 _encoder = msgspec.msgpack.Encoder()
 _to_worker = msgspec.msgpack.Decoder(ToWorker)

@@ -3,7 +3,7 @@
 import asyncio
 import gc
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from ingress.accesslog import AccessLog
@@ -23,6 +23,13 @@ class WorkerPool(Protocol):
     """The newest generation (what `publish` returned) that every worker routes by; 0 before the first."""
     on_acknowledged: Callable[[int], None]
     """Called with `acknowledged` whenever it grew."""
+
+    on_port_failures: Callable[[], None]
+    """Called when `port_failures` may have changed."""
+
+    @property
+    def port_failures(self) -> dict[int, str]:
+        """Ports of TCP services that some worker can't listen on, with the reason."""
 
     @property
     def live(self) -> int:
@@ -66,6 +73,8 @@ class InProcess:
         self.restarts = 0
         self.acknowledged = 0
         self.on_acknowledged: Callable[[int], None] = lambda _: None
+        self.on_port_failures: Callable[[], None] = lambda: None
+        self.port_failures: dict[int, str] = {}
         self._generation = 0
         self._listeners = listeners
         self._access_log = access_log = AccessLog(log_format)  # whether anything is logged may change at any time
@@ -75,6 +84,7 @@ class InProcess:
             access_log_dropped=lambda: access_log.dropped,
         )
         self.plane = DataPlane(settings, self._metrics, access_log, loop)
+        self.plane.ports.report = self._report_ports
         self._table: RoutingTable | None = None
         self._published = asyncio.Event()
         self._listening = False
@@ -101,6 +111,10 @@ class InProcess:
         self._published.set()
         self._acknowledge()
         return self._generation
+
+    def _report_ports(self, failures: Mapping[int, str]) -> None:
+        self.port_failures = dict(failures)
+        self.on_port_failures()
 
     def _acknowledge(self) -> None:
         if self._listening and self._generation > self.acknowledged:
@@ -132,5 +146,4 @@ class InProcess:
         return finished
 
     def kill(self) -> None:
-        for connection in self.plane.client_connections:
-            connection.force_close()
+        self.plane.cut()

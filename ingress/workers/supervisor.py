@@ -30,6 +30,7 @@ from ingress.workers.channel import (
     Metrics,
     MetricsRequest,
     NeedTable,
+    Ports,
     ToController,
     controller_end,
     encode,
@@ -62,6 +63,7 @@ class _Process:
         self.process: asyncio.subprocess.Process | None = None
         self.channel: Channel | None = None
         self.metrics: asyncio.Future[None] | None = None
+        self.port_failures: dict[int, str] = {}
         self._owner = owner
 
     async def start(self, hello: Hello, shared: SharedCounts, listeners: Sequence[Listener]) -> None:
@@ -109,6 +111,7 @@ class Supervisor:
         self.restarts = 0
         self.acknowledged = 0
         self.on_acknowledged: Callable[[int], None] = _ignore
+        self.on_port_failures: Callable[[], None] = _nobody
         self._generation = 0
         self._settings = settings
         self._listeners = listeners
@@ -142,6 +145,14 @@ class Supervisor:
     @property
     def pids(self) -> list[int]:
         return [process.pid for process in self._processes]
+
+    @property
+    def port_failures(self) -> dict[int, str]:
+        found: dict[int, str] = {}
+        for process in self._current:
+            if process is not None:
+                found |= process.port_failures
+        return found
 
     # ---- tables --------------------------------------------------------------------------------------------------
 
@@ -189,6 +200,9 @@ class Supervisor:
                 for other in self._processes:
                     if other is not process and other.channel is not None:
                         other.channel.send_encoded(frame)
+            case Ports(failures):
+                process.port_failures = failures
+                self.on_port_failures()
             case Draining():
                 process.draining = True
                 self._ended.set()
@@ -261,6 +275,8 @@ class Supervisor:
         if self._current[process.slot] is process:
             self._current[process.slot] = None
             self._acknowledge()
+            if process.port_failures:
+                self.on_port_failures()
         self._aggregate.remove(process)
         if process.metrics is not None and not process.metrics.done():
             process.metrics.set_result(None)
@@ -311,6 +327,10 @@ class Supervisor:
 
 def _ignore(_: int) -> None:
     """Nobody waits for acknowledgements."""
+
+
+def _nobody() -> None:
+    """Nobody asks for ports."""
 
 
 def _ending(code: int | None) -> str:

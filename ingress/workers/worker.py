@@ -9,7 +9,7 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ingress.accesslog import AccessLog
@@ -32,6 +32,7 @@ from ingress.workers.channel import (
     Metrics,
     MetricsRequest,
     NeedTable,
+    Ports,
     ToWorker,
     worker_end,
 )
@@ -95,6 +96,7 @@ class Worker:
         )
         shared = SharedCounts(self._shared_fd, hello.column)
         plane = self._plane = DataPlane(settings, metrics, access_log, asyncio.get_running_loop(), shared=shared)
+        plane.ports.report = self._report_ports
 
     def _on_message(self, message: ToWorker) -> None:
         assert self._channel is not None
@@ -129,6 +131,10 @@ class Worker:
                 self._channel.send(Metrics(self._metrics.encode()))
             case Drain():
                 self._begin_drain(message)
+
+    def _report_ports(self, failures: Mapping[int, str]) -> None:
+        if self._channel is not None:
+            self._channel.send(Ports(dict(failures)))
 
     async def _listen(self, plane: DataPlane) -> None:
         for kind, sock in zip(self._kinds, self._sockets, strict=True):

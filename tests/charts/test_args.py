@@ -130,7 +130,7 @@ TARGETS = ("publish-status-address", "publish-service", "report-node-internal-ip
                 "update-status": "false",
                 "drain-timeout": "1000000",
                 "default-ssl-certificate": "a/b",
-                "enable-ssl-passthrough": None,
+                "enable-ssl-passthrough": "",
             },
         ),
     ],

@@ -89,6 +89,5 @@ def test_values_without_effect_are_named(noted: Chart) -> None:
         "controller.image.runAsUser",
         "controller.opentelemetry",
         "udp",
-        "controller.extraArgs.enable-ssl-passthrough",
         "controller.extraArgs.v",
     ]

@@ -121,7 +121,7 @@ def test_values_file_of_ingress_nginx(chart: Chart) -> None:
     assert objects.flag("controller-class") == "k8s.io/ingress-nginx"
     assert objects.flag("ingress-class") == "nginx"
     assert objects.flag("default-ssl-certificate") == "ingress-nginx/wildcard"
-    assert objects.flag("enable-ssl-passthrough") is None
+    assert objects.flag("enable-ssl-passthrough") == ""
     assert objects.one("IngressClass")["metadata"]["name"] == "nginx"
     assert objects.workload["spec"]["replicas"] == 3
     config = objects.one("ConfigMap", "web-aioingress-controller")["data"]

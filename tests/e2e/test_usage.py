@@ -33,6 +33,7 @@ OPTIONS = (
     "--configmap",
     "--tcp-services-configmap",
     "--default-ssl-certificate",
+    "--enable-ssl-passthrough",
     "--update-status",
     "--update-status-on-shutdown",
     "--publish-service",

@@ -249,6 +249,33 @@ async def test_watch_namespace_selector(cluster):
         assert it.sink.names(Kind.INGRESS) == {"other/b", "other/c"}
 
 
+async def test_services_of_namespaces_that_are_not_selected(cluster):
+    """TCP services may be anywhere: their Services and endpoints count, and nothing else of their namespaces."""
+    cluster.put("namespaces", namespace("ns", team="a"))
+    cluster.put("namespaces", namespace("db", team="b"))
+    cluster.put("ingresses", ingress("web", "db"))
+    cluster.put("services", service("pg", "db"))
+    cluster.put("services", service("web"))
+    async with running(cluster, watch_namespace_selector="team=a", tcp_services=("edge", "tcp")) as it:
+        await it.synced()
+        assert it.sink.names(Kind.SERVICE) == {"ns/web"}
+        it.source.follow_services(frozenset(("db", "ns", "nowhere")))
+        assert it.sink.names(Kind.SERVICE) == {"ns/web", "db/pg"}
+        cluster.put("services", service("my", "db"))
+        await until(lambda: "db/my" in it.sink.names(Kind.SERVICE))
+        assert it.sink.names(Kind.INGRESS) == {"ns/a"}
+        cluster.put("namespaces", namespace("db", team="a"))
+        await until(lambda: "db/web" in it.sink.names(Kind.INGRESS))
+        cluster.put("namespaces", namespace("db", team="b"))
+        await until(lambda: "db/web" not in it.sink.names(Kind.INGRESS))
+        assert it.sink.names(Kind.SERVICE) == {"ns/web", "db/pg", "db/my"}
+        it.source.follow_services(frozenset())
+        assert it.sink.names(Kind.SERVICE) == {"ns/web"}
+        assert it.sink.names(Kind.CONFIG_MAP) == set()
+        cluster.put("configmaps", config_map("tcp", "edge", **{"9000": "db/pg:5432"}))  # pinned by the settings
+        await until(lambda: it.sink.names(Kind.CONFIG_MAP) == {"edge/tcp"})
+
+
 # ---- Secrets and ConfigMaps ---------------------------------------------------------------------------------------
 
 

@@ -569,7 +569,7 @@ class Proxy:
         await until(lambda: self.plane.forwarder.in_flight == 0, "no request in flight")
         await until(lambda: self.plane.connections == 0, "no client connected")
         await until(lambda: not self.plane.openings and not self.plane.relays, "no connection being opened or relayed")
-        assert self.metrics.tls_connections_open == 0
+        await until(lambda: self.metrics.tls_connections_open == 0, "no TLS connection counted")
         assert not self.plane.client_connections
         assert self.metrics.connections_open == 0
         assert self.metrics.tunnels_open == 0

@@ -12,7 +12,7 @@ from ingress.exchange import DirectResponse, Exchange, ResponseHead
 from ingress.middleware import registry
 from ingress.middleware.base import Hooks, MiddlewareSpec, Phase, Scope
 from ingress.routing.table import Feature, RoutingTable
-from tests.proxy.support import Backend, Proxy, table, until
+from tests.proxy.support import Backend, Proxy, Truncated, table, until
 
 
 class Policy(msgspec.Struct, frozen=True):
@@ -93,6 +93,28 @@ async def test_a_direct_response_asks_no_endpoint(install: Any, later: bool) -> 
         head = await client.get(method="HEAD")
         assert (head.status, head.value("content-length"), head.body) == (418, b"15", b"")
         assert not backend.requests
+
+
+@pytest.mark.parametrize("later", [False, True])
+async def test_an_answer_that_cannot_be_made_is_a_500(install: Any, later: bool) -> None:
+    bad = DirectResponse(200, [(b"X", None)], b"")  # type: ignore[list-item]
+
+    async def wait() -> DirectResponse:
+        await asyncio.sleep(0)
+        return bad
+
+    install(spec("stop", asks(lambda exchange: wait() if later else bad)))
+    async with Proxy() as proxy:
+        backend = await proxy.backend()
+        proxy.plane.swap(served(backend, "stop"))
+        client = await proxy.client()
+        try:
+            assert (await client.get()).status == 500
+        except Truncated:
+            pass  # it had begun
+        assert not backend.requests
+        assert any("a middleware failed" in message for message in proxy._errors.messages)
+        proxy._errors.messages.clear()
 
 
 async def test_a_status_without_body(install: Any) -> None:

@@ -124,7 +124,8 @@ async def test_connections_of_a_worker_are_bounded() -> None:
             await connection.send(response(200, b"late"))
 
     going_on = asyncio.Event()
-    async with one_backend(slow) as (proxy, backend):
+    clock = Clock()
+    async with one_backend(slow, clock=clock) as (proxy, backend):
         options = Options(proxy, backend)
         options.set(max_worker_connections="2")
         busy = [await proxy.client() for _ in range(2)]
@@ -135,6 +136,7 @@ async def test_connections_of_a_worker_are_bounded() -> None:
         going_on.set()
         for client in busy:
             assert (await client.response()).status == 200
+        clock.now += 1
         newcomer = await proxy.client()  # both are idle now
         assert (await newcomer.get()).status == 200
         assert all([await client.closed() for client in busy])

@@ -8,10 +8,11 @@ import pytest
 
 from ingress.accesslog import AccessLog, AccessRecord
 from ingress.logtemplate import TemplateFormat
-from ingress.routing.table import RoutingTable, TrafficPolicy
+from ingress.routing.table import CanaryRule, RoutingTable, TrafficPolicy
 from ingress.translate.options.keys import BY_NAME
 from tests.proxy.options import Options
 from tests.proxy.support import Proxy, RecordedLog, answer, one_backend, table
+from tests.proxy.test_canary import split
 
 
 class Written(RecordedLog):
@@ -164,6 +165,23 @@ def test_text_between_variables_is_read_as_nginx_reads_quoted_text() -> None:
     )
     (line,) = TemplateFormat(r"\"$status\"\t\\é $request_time")((record,))
     assert line.decode() == '"007"\t\\é 0.500\n'
+
+
+async def test_a_canary_is_the_alternative_upstream() -> None:
+    async with Proxy() as proxy:
+        log, main, canary = logging(proxy), await proxy.backend(), await proxy.backend()
+        options = Options(proxy, main, wrap=lambda _: split([main], [([canary], CanaryRule(header="X-Canary"))]))
+        options.set()
+        client = await proxy.client()
+        await client.get()
+        await client.get("/", "a", "X-Canary: always")
+        assert " [default-service-0-80] [] " in log.lines[0]
+        assert " [default-service-0-80] [default-canary-0-80] " in log.lines[1]
+        template = TemplateFormat("$proxy_upstream_name|$proxy_alternative_upstream_name")
+        assert template(log.records) == [
+            b"default-service-0-80|\n",
+            b"default-service-0-80|default-canary-0-80\n",
+        ]
 
 
 async def test_skipped_urls() -> None:

@@ -9,7 +9,18 @@ from ingress.errors import VerdictReason
 from ingress.model import Kind, ObjectRef
 from ingress.translate import Compilation
 from ingress.translate.compiler import Compiler
-from tests.translate.build import compiled, ingress, path, rule, secret, service, slice_of, state_of, targets
+from tests.translate.build import (
+    compiled,
+    config_map,
+    ingress,
+    path,
+    rule,
+    secret,
+    service,
+    slice_of,
+    state_of,
+    targets,
+)
 
 NGINX = "nginx.ingress.kubernetes.io/"
 SHA = "{SHA}5en6G6MezRroT3XKqkdPOmY/BfQ="
@@ -86,3 +97,53 @@ def _parsers() -> Any:
     from ingress.middleware.registry import SPECS
 
     return SPECS
+
+
+def with_options(data: dict[str, str], **annotations: str) -> Compilation:
+    own = {NGINX + name.replace("_", "-"): value for name, value in annotations.items()}
+    return compiled(
+        ingress("guarded", rule("a.test", path("/foo")), annotations=own),
+        ingress("other", rule("a.test", path("/bar"))),
+        service(),
+        slice_of(),
+        config_map("options", data, "edge"),
+        config_map=("edge", "options"),
+    )
+
+
+def policies(result: Compilation) -> dict[str, dict[str, Any]]:
+    return {r.path: {f.name: f.policy for f in r.features} for r in result.table.hosts["a.test"].routes}  # type: ignore[index]
+
+
+def test_global_authentication_by_options() -> None:
+    data = {
+        "global-auth-url": "http://auth.test/check",
+        "global-auth-response-headers": "Foo, Bar",
+        "no-auth-locations": "/bar",
+    }
+    everywhere = policies(with_options(data))
+    for where in ("/foo", "/bar"):
+        policy = everywhere[where]["external-auth"]
+        assert list(policy["response_headers"]) == ["Foo", "Bar"]
+        assert list(policy["exempt"]) == ["/bar"]
+    opted_out = policies(with_options(data, enable_global_auth="false"))
+    assert "external-auth" not in opted_out["/foo"]
+    assert "external-auth" in opted_out["/bar"]
+
+
+def test_address_lists_by_options() -> None:
+    data = {"whitelist-source-range": "10.0.0.0/8", "denylist-source-range": "10.1.0.0/16"}
+    made = policies(with_options(data, whitelist_source_range="11.0.0.0/8"))
+    assert made["/bar"]["ip-access"] == {"allow": ("10.0.0.0/8",), "deny": ("10.1.0.0/16",)}
+    assert made["/foo"]["ip-access"] == {"allow": ("11.0.0.0/8",), "deny": ("10.1.0.0/16",)}
+
+
+@pytest.mark.parametrize("option", ["whitelist-source-range", "denylist-source-range", "global-auth-url"])
+def test_a_bad_option_opens_nothing(option: str) -> None:
+    result = with_options({option: "nonsense"})
+    assert targets(result, "a.test") == {"Prefix /foo": "503", "Prefix /bar": "503"}
+
+
+def test_a_snippet_in_the_options_closes() -> None:
+    result = with_options({"global-auth-url": "http://a/", "global-auth-snippet": "x"}, enable_global_auth="false")
+    assert targets(result, "a.test") == {"Prefix /foo": "web:80", "Prefix /bar": "503"}

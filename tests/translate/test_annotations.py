@@ -441,13 +441,6 @@ def test_what_has_nothing_to_do_here_is_accepted(name: str) -> None:
     assert annotated({name: "off"}).verdicts == ()
 
 
-def test_ssl_redirect_matters_with_tls_only() -> None:
-    assert annotated({"ssl-redirect": "true"}).verdicts == ()
-    assert annotated({"ssl-redirect": "false"}, tls=[{"hosts": ["a.test"]}]).verdicts[0].field == "spec.tls"
-    with_tls = annotated({"ssl-redirect": "true"}, tls=[{"hosts": ["a.test"]}])
-    assert [v.field for v in with_tls.verdicts] == [f"metadata.annotations[{NGINX}ssl-redirect]", "spec.tls"]
-
-
 @pytest.mark.parametrize(
     ("prefix", "name", "hint"),
     [

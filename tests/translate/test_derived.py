@@ -183,3 +183,14 @@ def test_a_verdict_goes_with_the_ingress_that_it_is_about() -> None:
     assert "has no twin" in str(verdicts(compiler.compile(state_of([asks, service()]), None))[0])
     gone = compiler.compile(state_of([service()]), frozenset((asks.ref,)))
     assert verdicts(gone) == []
+
+
+def test_the_verdict_of_an_alias_goes_with_the_last_ingress_that_had_one() -> None:
+    alias = {"aioingress.io/server-alias": "www.x.test"}
+    compiler = Compiler(TranslateSettings())
+    first = compiler.compile(
+        state_of([ingress("a", rule("www.x.test")), ingress("c", rule(""), annotations=alias)]), None
+    )
+    assert any("no alias" in verdict.message for verdict in first.verdicts)
+    last = compiler.compile(state_of([ingress("a", rule("www.x.test")), ingress("c", rule(""))]), None)
+    assert not any("alias" in verdict.message for verdict in last.verdicts)

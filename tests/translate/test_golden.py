@@ -12,8 +12,10 @@ import pytest
 import yaml
 
 from ingress.config import TranslateSettings
-from ingress.routing.table import Balancing, HostRoutes, Route, TrafficPolicy, Upstream, UpstreamProtocol
+from ingress.routing.table import Balancing, HostRoutes, Route, RoutingTable, TrafficPolicy, Upstream, UpstreamProtocol
+from ingress.routing.tls import TLSHost
 from ingress.translate import Compilation, compile_table
+from ingress.translate.tls.inspect import facts_of_chain
 
 from .build import decode, state_of
 
@@ -50,8 +52,14 @@ def host_view(host: HostRoutes) -> dict[str, Any]:
         policy = changed_fields(route.policy, TrafficPolicy())
         if policy:
             view[f"{route.path_type} {route.path} policy"] = policy
+        if route.features:
+            view[f"{route.path_type} {route.path} features"] = {f.name: f.policy for f in route.features}
     if host.default is not None:
         view["default"] = route_text(host.default)
+    for name in ("features", "unmatched"):
+        features = getattr(host, name)
+        if features:
+            view[name] = {feature.name: feature.policy for feature in features}
     return view
 
 
@@ -67,12 +75,23 @@ def upstream_view(upstream: Upstream) -> dict[str, Any]:
     return view
 
 
+def tls_view(table: RoutingTable, host: TLSHost) -> dict[str, Any]:
+    """Certificates by the names that they are for: their bytes say nothing to a reader."""
+    found = [", ".join(facts_of_chain(table.certificates[key].chain).names) for key in host.certificates]
+    view: dict[str, Any] = {"certificates": found or "default"}
+    if host.client_auth is not None:
+        view["client_auth"] = f"{host.client_auth.verify}, depth {host.client_auth.depth}"
+    return view | {name: getattr(host, name) for name in ("ciphers", "passthrough") if getattr(host, name)}
+
+
 def render(result: Compilation) -> str:
     table = result.table
+    tls = {str(host): tls_view(table, table.tls_hosts[host]) for host in sorted(table.tls_hosts)}
     view = {
         "hosts": {host or "(any)": host_view(table.hosts[host]) for host in sorted(table.hosts)},
         "default": route_text(table.default) if table.default is not None else None,
         "upstreams": {str(key): upstream_view(table.upstreams[key]) for key in sorted(table.upstreams)},
+        **({"tls_hosts": tls} if tls else {}),
         "external_names": sorted(result.external_names),
         "served": sorted(str(ref) for ref in result.served),
         "verdicts": [f"{v.severity}: {v}" for v in result.verdicts],

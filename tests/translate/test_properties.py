@@ -15,11 +15,13 @@ from ingress.translate import Compiler, compile_table
 from ingress.translate.annotations import parse_annotations
 from ingress.translate.annotations.known import KNOWN, SNIPPETS
 from ingress.translate.annotations.parse import READ
+from ingress.translate.annotations.tls import NAMES as TLS_NAMES
 from ingress.translate.names import parse_host
 from ingress.translate.paths import parse_rule_path
 from ingress.translate.report import Report
+from tests.certificates import certificate, secret_of, tls_secret
 
-from .build import backend, endpoints_of, ingress, ingress_class, path, rule, service, slice_of, state_of
+from .build import backend, config_map, endpoints_of, ingress, ingress_class, path, rule, service, slice_of, state_of
 
 # A small world, so that objects meet: few names, few hosts, few addresses.
 NAMES = st.sampled_from(["a", "b", "c"])
@@ -45,10 +47,13 @@ ANNOTATIONS = st.one_of(
                     "proxy-ssl-verify",
                     "proxy-ssl-secret",
                     "service-upstream",
+                    "auth-tls-secret",
+                    "ssl-redirect",
+                    "ssl-passthrough",
                 ]
             ).map(lambda name: prefix + name)
         ),
-        st.sampled_from(["ewma", "cookie", "30", "true", "on", "GRPC", "HTTPS", "nonsense"]),
+        st.sampled_from(["ewma", "cookie", "30", "true", "on", "GRPC", "HTTPS", "nonsense", "good-x"]),
         max_size=2,
     ),
     st.dictionaries(  # those of whole hosts
@@ -58,6 +63,25 @@ ANNOTATIONS = st.one_of(
         st.sampled_from(["true", "/p", "/$1", "alias.test", "www.x.test, y.test", "~^alias", "*.test", "~("]),
         max_size=2,
     ),
+)
+
+
+# Whether a name is that of a good Secret doesn't change: one that was good and is not any more is not forgotten (tls.store).
+X, WILD = certificate("x.test"), certificate("*.test", kind="rsa")
+SECRETS = st.builds(
+    lambda named, namespace: tls_secret(named[1], named[0], namespace, **{"ca.crt": named[1].pem}),
+    st.sampled_from([("good-x", X), ("good-wild", WILD)]),
+    st.sampled_from(["n", "m"]),
+) | st.builds(
+    lambda data, namespace: secret_of(data, "bad", namespace),
+    st.sampled_from([{}, {"tls.crt": X.pem, "tls.key": WILD.key_pem}, {"tls.crt": "x", "tls.key": "y"}]),
+    st.sampled_from(["n", "m"]),
+)
+SECRET_NAMES = st.sampled_from(["good-x", "good-wild", "bad", "", "no name"])
+TLS_ENTRIES = st.builds(
+    lambda hosts, secret: {"hosts": hosts, "secretName": secret},
+    st.lists(st.sampled_from(["x.test", "X.test", "*.test", "gone.test"]), max_size=2),
+    SECRET_NAMES,
 )
 
 
@@ -76,6 +100,8 @@ def ingresses(draw: st.DrawFn) -> Ingress:
     spec: dict[str, Any] = {}
     if draw(st.booleans()):
         spec["defaultBackend"] = backend(draw(SERVICES), draw(PORTS))
+    if draw(st.booleans()):
+        spec["tls"] = draw(st.lists(TLS_ENTRIES, max_size=2))
     return ingress(
         draw(NAMES),
         *rules,
@@ -142,7 +168,17 @@ def ingress_classes(draw: st.DrawFn) -> IngressClass:
     return ingress_class(draw(st.sampled_from(["mine", "nginx"])), controller, draw(st.booleans()))
 
 
-OBJECTS = st.one_of(ingresses(), ingresses(), services(), slices(), manual(), ingress_classes())
+@st.composite
+def tcp_services(draw: st.DrawFn) -> KubernetesObject:
+    targets = st.builds(
+        "{}/{}:{}{}".format, st.sampled_from("nm"), SERVICES, PORTS, st.sampled_from(["", ":PROXY", ":?"])
+    )
+    return config_map("tcp", draw(st.dictionaries(st.sampled_from(["1", "2", "80", "x"]), targets, max_size=3)), "n")
+
+
+OBJECTS = st.one_of(
+    ingresses(), ingresses(), services(), slices(), manual(), ingress_classes(), tcp_services(), SECRETS
+)
 RESOLVED = st.dictionaries(
     st.sampled_from(["e.example.com", "f.example.com", "localhost"]),
     st.lists(st.sampled_from(["192.0.2.1", "127.0.0.1"]), max_size=2).map(tuple),
@@ -152,6 +188,12 @@ SETTINGS = st.sampled_from(
         TranslateSettings(),
         TranslateSettings(default_backend_service=("n", "s"), external_name_loopback=False),
         TranslateSettings(classes=ClassSettings(ingress_class="mine"), external_name_enabled=False),
+        TranslateSettings(
+            tcp_services=("n", "tcp"),
+            reserved_ports=frozenset((80,)),
+            default_certificate=("n", "good-wild"),
+            ssl_passthrough=True,
+        ),
     ]
 )
 
@@ -222,6 +264,7 @@ def test_tables_hold_together(objects: list[KubernetesObject], config: Translate
     table = result.table
     named = {r.upstream for h in table.hosts.values() for r in (*h.routes, h.default) if r is not None}
     named.add(table.default.upstream if table.default is not None else None)
+    named |= {tcp.upstream for tcp in table.tcp_services.values()}
     assert named - {None} == set(table.upstreams)
     for host, routes in table.hosts.items():
         assert routes.host == host
@@ -231,6 +274,42 @@ def test_tables_hold_together(objects: list[KubernetesObject], config: Translate
         assert upstream.key == key
         assert list(upstream.endpoints) == sorted(set(upstream.endpoints))
     assert list(result.verdicts) == sorted(set(result.verdicts))
+    shown = {key for tls in table.tls_hosts.values() for key in tls.certificates}
+    assert set(table.certificates) == shown | {table.default_certificate} - {None}
+    for host, tls in table.tls_hosts.items():
+        assert tls.host == host
+        assert host in table.hosts
+        assert not tls.passthrough or tls.passthrough in table.upstreams
+        assert table.hosts[host].certificate or not tls.certificates
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(
+    objects=st.lists(OBJECTS, max_size=15, unique_by=lambda o: o.ref),
+    namespace=st.sampled_from(["n", "m"]),
+    data=st.sampled_from([{}, {"tls.crt": "x", "tls.key": "y"}, {"tls.crt": X.pem, "tls.key": WILD.key_pem}]),
+)
+def test_a_bad_secret_touches_only_hosts_of_those_who_name_it(
+    objects: list[KubernetesObject], namespace: str, data: dict[str, str]
+) -> None:
+    """And those below a wildcard of theirs, which show its certificate."""
+    broken = secret_of(data, "good-wild", namespace)
+    before = compile_table(state_of(objects), TranslateSettings()).table
+    after = compile_table(state_of([*(o for o in objects if o.ref != broken.ref), broken]), TranslateSettings()).table
+    concerned = {
+        (r.host or "").lower()
+        for o in objects
+        if isinstance(o, Ingress)
+        and o.metadata.namespace == namespace
+        and any(entry.secret_name == "good-wild" for entry in o.spec.tls or ())
+        for r in o.spec.rules or ()
+    }
+    below = {"x.test", "y.test"} if "*.test" in concerned else set()
+    for host in set(before.hosts) - concerned - below:
+        assert after.hosts[host] == before.hosts[host]
+        assert after.tls_hosts.get(host) == before.tls_hosts.get(host)
+    for host, routes in before.hosts.items():
+        assert after.hosts[host].routes == routes.routes
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
@@ -274,15 +353,18 @@ VALUE_TEXT = st.one_of(
 )
 def test_no_annotation_text_raises(annotations: dict[str, str]) -> None:
     report = Report("Ingress a/b", "")
-    policy = parse_annotations(annotations, TranslateSettings().annotation_prefixes, has_tls=True, report=report)
+    policy = parse_annotations(annotations, TranslateSettings().annotation_prefixes, report=report)
     for verdict in report.verdicts():
         assert verdict.value.isprintable()
         assert verdict.field.isprintable()
         assert verdict.message.isprintable()
     # Whatever asks for access to be restricted closes the routes, unless it is left out or says it is off.
     names = {key.removeprefix("aioingress.io/") for key in annotations if key.startswith("aioingress.io/")}
-    if any(name.startswith(("auth-", "whitelist-")) for name in names):
+    if any(name.startswith(("auth-", "whitelist-")) and name not in TLS_NAMES for name in names):
         assert policy.closed_reason or policy.left_out
+    if "auth-tls-secret" in names and not policy.left_out:  # there is no Secret in this world
+        assert policy.tls.client is not None
+        assert policy.tls.client.policy.closed
 
 
 @settings(max_examples=300, deadline=None)

@@ -270,12 +270,6 @@ def test_a_service_of_another_namespace_is_not_found() -> None:
     assert reasons(result) == [VerdictReason.SERVICE_NOT_FOUND]
 
 
-def test_tls_is_said_not_to_be_served() -> None:
-    result = web(ingress("ing", rule("a.test"), tls=[{"hosts": ["a.test"], "secretName": "cert"}]))
-    assert targets(result, "a.test") == {"Prefix /": "web:80"}
-    assert (only(result).field, only(result).reason) == ("spec.tls", VerdictReason.UNSUPPORTED_FIELD)
-
-
 @pytest.mark.parametrize(("name", "namespace"), [("a/b", "default"), ("a\nb", "default"), ("ing", "x/y"), ("", "d")])
 def test_names_that_could_pose_as_another_object_are_refused(name: str, namespace: str) -> None:
     result = web(ingress(name, rule("a.test"), namespace=namespace), ingress("good", rule("b.test")))

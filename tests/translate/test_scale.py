@@ -8,12 +8,15 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+import msgspec
 import pytest
 
 from ingress.config import TranslateSettings
 from ingress.model import ClusterState, Ingress, Kind, KubernetesObject, ObjectRef
+from ingress.model.kubernetes import IngressTLS
 from ingress.routing.table import diff_tables
 from ingress.translate import Compilation, Compiler
+from tests.certificates import issue, tls_secret
 
 from .build import ingress, path, rule, service, slice_of, state_of
 
@@ -91,3 +94,36 @@ def test_one_change(
         assert (len(delta.hosts), len(delta.upstreams)) == (hosts, upstreams)
         times.append(took)
     assert statistics.median(times) < share * whole
+
+
+@pytest.fixture(scope="module")
+def state_with_tls(state: ClusterState) -> ClusterState:
+    """The same with a Secret a host: each of the 1,000 is named by ten Ingresses."""
+    named = {}
+    for key, old in state.ingresses.items():
+        host = (old.spec.rules or ())[0].host
+        entry = IngressTLS(hosts=(host,), secret_name=host)
+        named[key] = msgspec.structs.replace(old, spec=msgspec.structs.replace(old.spec, tls=(entry,)))
+    secrets = {}
+    for i in range(1000):
+        host, namespace = f"h{i}.example.com", f"ns{i % 20}"
+        secrets[namespace, host] = tls_secret(issue(host, kind="rsa", number=i % 4), host, namespace)
+    return replace(state, ingresses=named, secrets=secrets)
+
+
+def test_a_thousand_certificates(state_with_tls: ClusterState) -> None:
+    compiler = Compiler(TranslateSettings())
+    took, result = timed(lambda: compiler.compile(state_with_tls, None))
+    assert (len(result.table.certificates), len(result.table.tls_hosts), result.verdicts) == (1000, 1000, ())
+    assert took < 3.0
+    times = []
+    for n in range(21):
+        key = (f"ns{n % 20}", f"h{n}.example.com")
+        secret = tls_secret(issue(key[1], kind="rsa", number=(n + 1) % 4), key[1], key[0])
+        now = replace(state_with_tls, secrets={**state_with_tls.secrets, key: secret})
+        before = compiler.compile(state_with_tls, frozenset([secret.ref])).table
+        took, after = timed(lambda s=now, r=secret.ref: compiler.compile(s, frozenset([r])))  # type: ignore[misc]
+        delta = diff_tables(before, after.table)
+        assert (len(delta.certificates), len(delta.tls_hosts), len(delta.hosts)) == (1, 1, 0)
+        times.append(took)
+    assert statistics.median(times) < 0.030

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ingress.errors import VerdictReason
 from ingress.routing.table import UpstreamProtocol
 from ingress.routing.tls import UpstreamTLS
-from ingress.translate.annotations.policy import TLSAsk
+from ingress.translate.annotations.policy import UpstreamTLSAsk
 from ingress.translate.annotations.values import on_off
 from ingress.translate.features import AnnotationError, AnnotationReader, field_of
 from ingress.translate.pem import authorities, key_pair, revocation_lists, secret_item
@@ -48,7 +48,7 @@ class BackendAsk:
     """`closed_reason` not empty: the routes answer `closed_status`."""
 
     protocol: UpstreamProtocol | None = None
-    tls: TLSAsk | None = None
+    tls: UpstreamTLSAsk | None = None
     http_version: str = "1.1"
     connection_header: str = ""
     closed_status: int = 503
@@ -64,7 +64,7 @@ def parse_backend(reader: AnnotationReader, report: Report) -> BackendAsk:
     protocol, closed_status, closed_reason = _protocol(reader, report)
     http_version = reader.take("proxy-http-version", _http_version, "1.1")
     connection_header = reader.take("connection-proxy-header", _connection_header, "")
-    tls: TLSAsk | None = None
+    tls: UpstreamTLSAsk | None = None
     if reader.has(_TLS_NAMES):
         reader.used.update(_TLS_NAMES)
         try:
@@ -107,7 +107,7 @@ def _protocol(reader: AnnotationReader, report: Report) -> tuple[UpstreamProtoco
     return None, 503, ""
 
 
-def _tls(reader: AnnotationReader) -> TLSAsk:
+def _tls(reader: AnnotationReader) -> UpstreamTLSAsk:
     """Raises AnnotationError for what must not be ignored: a Secret that can't be used, a verification that can't be made."""
     verify = reader.require("proxy-ssl-verify", on_off, False)
     tls = UpstreamTLS(
@@ -123,7 +123,7 @@ def _tls(reader: AnnotationReader) -> TLSAsk:
     if name is None:
         if verify:
             raise AnnotationError("proxy-ssl-verify", "there is no proxy-ssl-secret with the CA to verify by")
-        return TLSAsk(tls, server_name)
+        return UpstreamTLSAsk(tls, server_name)
     secret = reader.secret("proxy-ssl-secret", name)
     try:
         ca, crl = secret_item(secret, "ca.crt"), secret_item(secret, "ca.crl")
@@ -151,7 +151,7 @@ def _tls(reader: AnnotationReader) -> TLSAsk:
         protocols=tls.protocols,
         certificate=content.certificate,
     )
-    return TLSAsk(whole, server_name, f"{secret.metadata.namespace}/{secret.metadata.name}")
+    return UpstreamTLSAsk(whole, server_name, f"{secret.metadata.namespace}/{secret.metadata.name}")
 
 
 # ---- values -------------------------------------------------------------------------------------------------------

@@ -27,11 +27,9 @@ class Known:
 
 OFF = frozenset(("false", "f", "0", "off"))
 ON = frozenset(("true", "t", "1", "on"))
-_LITERALLY_OFF = frozenset(("off",))
 
 _PLAIN = "the Ingress is served without it"
 _NO_LIMIT = "requests are not limited"
-_NO_CORS = "the backend has to answer CORS requests itself"
 _NO_CANARY = 'it has no effect without canary: "true", in ingress-nginx neither'
 
 
@@ -46,13 +44,6 @@ _NOT_READ = Known(Handling.NOT_READ_BY_NGINX)
 
 KNOWN: dict[str, Known] = {
     # routing
-    "default-backend": _unsupported("a backend without endpoints is answered with 503"),
-    # TLS towards the client
-    "force-ssl-redirect": _unsupported("plain HTTP is served without a redirect to HTTPS", OFF),
-    "preserve-trailing-slash": _unsupported(harmless=OFF),
-    "ssl-passthrough": _unsupported("TLS connections are not passed through to the backend", OFF),
-    "ssl-ciphers": _unsupported(),
-    "ssl-prefer-server-ciphers": _unsupported(),
     # sessions and balancing (the rest is read)
     "affinity-canary-behavior": _unsupported(_NO_CANARY),
     # canary (canary itself is read)
@@ -63,12 +54,6 @@ KNOWN: dict[str, Known] = {
     "canary-weight": _unsupported(_NO_CANARY),
     "canary-weight-total": _unsupported(_NO_CANARY),
     # authentication; whatever else starts with auth- is treated alike (see `lookup`)
-    "auth-tls-secret": _ACCESS,
-    "auth-tls-verify-client": _ACCESS,
-    "auth-tls-verify-depth": _ACCESS,
-    "auth-tls-pass-certificate-to-upstream": _ACCESS,
-    "auth-tls-error-page": _ACCESS,
-    "auth-tls-match-cn": _ACCESS,
     # web application firewall: an access rule by intent
     "enable-modsecurity": _SWITCHED_ACCESS,
     "enable-owasp-core-rules": _SWITCHED_ACCESS,
@@ -78,33 +63,12 @@ KNOWN: dict[str, Known] = {
     "fastcgi-index": _unsupported("FastCGI is not spoken"),
     "fastcgi-params-configmap": _unsupported("FastCGI is not spoken"),
     # limits
-    "limit-rate": _unsupported("responses are not slowed down"),
-    "limit-rate-after": _unsupported("responses are not slowed down"),
     "global-rate-limit": _unsupported(_NO_LIMIT),
     "global-rate-limit-window": _unsupported(_NO_LIMIT),
     "global-rate-limit-key": _unsupported(_NO_LIMIT),
     "global-rate-limit-ignored-cidrs": _unsupported(_NO_LIMIT),
-    # CORS
-    "enable-cors": _unsupported(_NO_CORS, OFF),
-    "cors-allow-origin": _unsupported(_NO_CORS),
-    "cors-allow-methods": _unsupported(_NO_CORS),
-    "cors-allow-headers": _unsupported(_NO_CORS),
-    "cors-allow-credentials": _unsupported(_NO_CORS),
-    "cors-expose-headers": _unsupported(_NO_CORS),
-    "cors-max-age": _unsupported(_NO_CORS),
     "http2-push-preload": _NO_EFFECT,
-    # rewriting of responses
-    "proxy-cookie-domain": _unsupported("Set-Cookie is passed on as it is", _LITERALLY_OFF),
-    "proxy-cookie-path": _unsupported("Set-Cookie is passed on as it is", _LITERALLY_OFF),
-    "proxy-redirect-from": _unsupported("Location is passed on as it is", _LITERALLY_OFF),
-    "proxy-redirect-to": _unsupported("Location is passed on as it is", _LITERALLY_OFF),
-    "custom-http-errors": _unsupported("error responses of the backend are passed on as they are"),
-    "disable-proxy-intercept-errors": _unsupported(harmless=OFF | ON),
-    "custom-headers": _unsupported("the headers are not added"),
-    # mirror, logs, traces
-    "mirror-target": _unsupported("requests are not mirrored"),
-    "mirror-host": _unsupported("requests are not mirrored"),
-    "mirror-request-body": _unsupported("requests are not mirrored"),
+    # logs, traces
     "enable-rewrite-log": _unsupported("there is no such log", OFF),
     "enable-opentelemetry": _unsupported("requests are not traced", OFF),
     "opentelemetry-trust-incoming-span": _unsupported("requests are not traced"),

@@ -4,6 +4,7 @@ A value that can't be used costs only itself: the default is used and a verdict 
 can't be kept close the routes of their Ingress instead: they must not fail open.
 """
 
+import dataclasses
 import difflib
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
@@ -21,6 +22,8 @@ from ingress.routing.table import (
 )
 from ingress.translate.annotations import backend, hosts, values
 from ingress.translate.annotations.canary import read_canary
+from ingress.translate.annotations.default_backend import NAMES as FALLBACK_NAMES
+from ingress.translate.annotations.default_backend import read_fallback
 from ingress.translate.annotations.hash_key import parse_hash_key
 from ingress.translate.annotations.known import INSTEAD, KNOWN, SNIPPETS, Handling, lookup
 from ingress.translate.annotations.policy import (
@@ -31,6 +34,9 @@ from ingress.translate.annotations.policy import (
 )
 from ingress.translate.annotations.risks import RISKS
 from ingress.translate.annotations.snippets import access_directive
+from ingress.translate.annotations.tls import ACCESS as TLS_ACCESS
+from ingress.translate.annotations.tls import CLOSED, NEVER_REDIRECTED, parse_tls_ask, redirect_feature
+from ingress.translate.annotations.tls import NAMES as TLS_NAMES
 from ingress.translate.context import NO_CONTEXT, Context
 from ingress.translate.features import AnnotationReader, FeatureParser, field_of, parse_features
 from ingress.translate.options.model import DEFAULT_OPTIONS, Options, Risk
@@ -81,10 +87,11 @@ READ = frozenset(
         "client-body-buffer-size",
         *NO_EFFECT,
         *backend.NAMES,
+        *TLS_NAMES,
         "enable-access-log",
-        "ssl-redirect",
         "canary",
         *hosts.READ,
+        *FALLBACK_NAMES,
     )
 )
 """Names that have a parser here; all others are looked up in `known.KNOWN`."""
@@ -106,14 +113,13 @@ def parse_annotations(
     annotations: Mapping[str, str] | None,
     prefixes: Sequence[str],
     *,
-    has_tls: bool,
     report: Report,
     context: Context = NO_CONTEXT,
     namespace: str = "",
     ingress: str = "",
     ingress_class: str | None = None,
 ) -> AnnotationPolicy:
-    """`prefixes` in order of precedence: the first that has a name decides its value. `has_tls`: the Ingress has a tls section."""
+    """`prefixes` in order of precedence: the first that has a name decides its value."""
     found: dict[str, tuple[str, str]] = {}
     for prefix in reversed(prefixes) if annotations else ():
         for key, value in (annotations or {}).items():
@@ -124,11 +130,14 @@ def parse_annotations(
         if options is DEFAULT_OPTIONS:
             return NO_ANNOTATIONS
         return AnnotationPolicy(
-            options.traffic, UpstreamAsk(options.load_balance, service_upstream=options.service_upstream)
+            options.traffic,
+            UpstreamAsk(options.load_balance, service_upstream=options.service_upstream),
+            fallback=read_fallback(_Reader({}, report, ()), options),
         )
     reader = _Reader(found, report, context.parsers)
     given = frozenset(found)
     refusal = _refuse_values(reader, options)  # first: nobody reads what is refused
+    withheld = given - found.keys()
     if refusal and any(name.startswith("canary") for name in given):
         return AnnotationPolicy(left_out=True)  # half a canary could take all the traffic of the main Ingress
     features = AnnotationReader(
@@ -165,7 +174,10 @@ def parse_annotations(
             traffic = _with_buffering(traffic, True)
         elif asked.protocol is UpstreamProtocol.GRPC:
             traffic = _with_buffering(traffic, False)  # both sides talk at once
-    _ssl_redirect(reader, has_tls)
+    tls = parse_tls_ask(features, context.settings.https_port, passthrough_enabled=context.settings.ssl_passthrough)
+    if withheld & TLS_ACCESS:
+        tls = dataclasses.replace(tls, client=CLOSED)  # it would have held for the whole host
+    fallback = read_fallback(reader, context.options)
     parsed, refused = parse_features(context.parsers, features)
     if refused:
         closed_status, closed_reason = 503, refused
@@ -174,14 +186,20 @@ def parse_annotations(
         if reason:
             # An access rule outweighs a protocol that isn't spoken: 503 whichever comes first.
             closed_status, closed_reason = 503, closed_reason if closed_status == 503 and closed_reason else reason
+    if closed_reason and closed_status == 503:
+        parsed = (*parsed, NEVER_REDIRECTED)
+    elif tls.redirect is not None:
+        parsed = (*parsed, redirect_feature(tls.redirect))
     return AnnotationPolicy(
         traffic,
         ask,
         closed_status,
         closed_reason,
         features=parsed,
+        fallback=fallback,
         references=frozenset(features.references),
         host=host_ask,
+        tls=tls,
     )
 
 
@@ -195,6 +213,11 @@ class _Reader:
         self._parsers = parsers
         self.report = report
         self._suggestions = _SUGGESTIONS
+
+    def key(self, name: str) -> str:
+        """The annotation as written, prefix included; asked before `take`."""
+        entry = self.found.get(name)
+        return name if entry is None else entry[0]
 
     def take(self, name: str, parse: Callable[[str], T], default: T) -> T:
         entry = self.found.pop(name, None)
@@ -361,14 +384,6 @@ def _with_buffering(traffic: TrafficPolicy, wanted: bool) -> TrafficPolicy:
     if traffic.request_buffering is wanted:
         return traffic
     return msgspec.structs.replace(traffic, request_buffering=wanted)
-
-
-def _ssl_redirect(reader: _Reader, has_tls: bool) -> None:
-    entry = reader.found.get("ssl-redirect")
-    if reader.take("ssl-redirect", values.boolean, False) and has_tls and entry is not None:
-        reader.unsupported(
-            entry[0], entry[1], "Redirects to HTTPS are not supported yet: plain HTTP is served as well."
-        )
 
 
 def _not_read(reader: _Reader, name: str) -> str:

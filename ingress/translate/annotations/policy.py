@@ -7,21 +7,23 @@ import msgspec
 from ingress.model import ObjectRef
 from ingress.routing.table import CanaryRule, CookieAffinity, Feature, LoadBalance, TrafficPolicy, UpstreamProtocol
 from ingress.routing.tls import UpstreamTLS
+from ingress.translate.annotations.default_backend import FallbackAsk
 from ingress.translate.annotations.hosts import NO_HOST_ASK, HostAsk
+from ingress.translate.annotations.tls import NO_ASK, TLSAsk
 from ingress.translate.options.model import DEFAULT_OPTIONS
 from ingress.variables import Part
 
 
-class TLSAsk(msgspec.Struct, frozen=True):
+class UpstreamTLSAsk(msgspec.Struct, frozen=True):
     """How to speak TLS to endpoints. What `secret` holds is in `tls` already; the name that it lacks is the Service's."""
 
     tls: UpstreamTLS
     server_name: bool | None = None  # send SNI; None: as suits the Service
     secret: str = ""  # namespace/name
 
-    def identity(self) -> "TLSAsk":
+    def identity(self) -> "UpstreamTLSAsk":
         """Without what the Secret holds: a rotation is no other upstream, so that sessions survive it."""
-        return TLSAsk(
+        return UpstreamTLSAsk(
             msgspec.structs.replace(self.tls, ca=b"", crl=b"", certificate=None), self.server_name, self.secret
         )
 
@@ -36,7 +38,7 @@ class UpstreamAsk(msgspec.Struct, frozen=True, omit_defaults=True):
     hash_key: tuple[Part, ...] = ()
     cookie: CookieAffinity | None = None
     protocol: UpstreamProtocol | None = None
-    tls: TLSAsk | None = None
+    tls: UpstreamTLSAsk | None = None
     http_version: str = "1.1"
     connection_header: str = ""
     service_upstream: bool = False  # the cluster IP instead of the endpoints
@@ -63,6 +65,8 @@ class AnnotationPolicy:
     canary: CanaryRule | None = None  # it is one: nothing else but `ask` counts
     features: tuple[Feature, ...] = ()
     host: HostAsk = NO_HOST_ASK
+    fallback: FallbackAsk | None = None
+    tls: TLSAsk = NO_ASK
     references: frozenset[ObjectRef] = frozenset()  # Secrets and ConfigMaps that were asked for, existing or not
 
 

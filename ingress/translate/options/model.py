@@ -16,6 +16,47 @@ class Risk(enum.IntEnum):
     CRITICAL = 3
 
 
+GZIP_TYPES = (
+    "application/atom+xml",
+    "application/javascript",
+    "application/x-javascript",
+    "application/json",
+    "application/rss+xml",
+    "application/vnd.ms-fontobject",
+    "application/x-font-ttf",
+    "application/x-web-app-manifest+json",
+    "application/xhtml+xml",
+    "application/xml",
+    "font/opentype",
+    "image/svg+xml",
+    "image/x-icon",
+    "text/css",
+    "text/javascript",
+    "text/plain",
+    "text/x-component",
+)
+BROTLI_TYPES = ("application/xml+rss", *GZIP_TYPES)
+
+
+@dataclass(frozen=True, slots=True)
+class CodecOptions:
+    """How one content coding is used: `types` are media types, `*` for all; text/html always is one of them."""
+
+    level: int
+    min_length_bytes: int
+    types: tuple[str, ...] = GZIP_TYPES
+
+
+@dataclass(frozen=True, slots=True)
+class CompressionOptions:
+    """None: not used. The levels and lengths that ingress-nginx has by default are those of the ConfigMap's table."""
+
+    gzip: CodecOptions | None = None  # use-gzip, gzip-level 1, gzip-min-length 256
+    brotli: CodecOptions | None = None  # enable-brotli, brotli-level 4, brotli-min-length 20, BROTLI_TYPES
+    zstd: CodecOptions | None = None  # enable-zstd, zstd-level 3, zstd-min-length 256: own keys
+    gzip_disable: str = ""  # msie6, or a pattern (RE2) of user agents
+
+
 @dataclass(frozen=True, slots=True)
 class GlobalAuth:
     """The `global-auth-*` options as they are written; `url` empty: no global authentication.
@@ -74,6 +115,17 @@ class Options:
     hsts_max_age_s: int = 31536000
     hsts_include_subdomains: bool = True
     hsts_preload: bool = False
+    # ---- responses ----
+    custom_http_errors: tuple[int, ...] = ()  # sorted
+    disable_proxy_intercept_errors: bool = False
+    allowed_response_headers: tuple[str, ...] = ()  # global-allowed-response-headers: for custom-headers
+    proxy_cookie_domain: str = "off"
+    proxy_cookie_path: str = "off"
+    proxy_redirect_from: str = "off"
+    proxy_redirect_to: str = "off"
+    limit_rate_kb: int = 0  # a second; 0: no limit
+    limit_rate_after_kb: int = 0
+    compression: CompressionOptions = CompressionOptions()
 
 
 DEFAULT_OPTIONS = Options()

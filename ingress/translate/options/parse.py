@@ -16,10 +16,10 @@ from ingress.errors import Verdict, VerdictReason
 from ingress.model import ConfigMap, Kind, KubernetesObject, ObjectRef
 from ingress.model.cluster import NamespacedName
 from ingress.routing.table import RetryOn
-from ingress.translate.options import model, values
+from ingress.translate.options import values
 from ingress.translate.options.fields import header_fields
 from ingress.translate.options.keys import BY_NAME, Key, Status
-from ingress.translate.options.model import DEFAULT_OPTIONS, Options
+from ingress.translate.options.model import BROTLI_TYPES, DEFAULT_OPTIONS, GZIP_TYPES, CodecOptions, Options
 from ingress.translate.report import Report, shown
 
 Objects = Callable[[ObjectRef], KubernetesObject | None]
@@ -73,7 +73,7 @@ def parse_options(
 
 def is_live(key: Key) -> bool:
     """Whether anything reads what the option sets. (Its field may belong to a feature that is still to come.)"""
-    target = key.target or key.needs
+    target = key.target
     return key.status in (Status.SAME, Status.DIFFERS) and (not target or _value_of(_ALL, target) is not _ABSENT)
 
 
@@ -216,6 +216,8 @@ def _combined(value: Mapping[str, Any], base: ProxySettings) -> dict[str, Any]:
     changes: dict[str, Any] = {}
     if value.get("disable-access-log") or value.get("disable-http-access-log"):
         changes["proxy.access_log"] = False
+    if value.get("disable-access-log") or value.get("disable-stream-access-log"):
+        changes["proxy.stream.access_log"] = False
     if value.get("log-format-escape-none"):
         changes["proxy.log.escape"] = "none"  # wins over JSON, as in ingress-nginx
     elif value.get("log-format-escape-json"):
@@ -229,6 +231,9 @@ def _combined(value: Mapping[str, Any], base: ProxySettings) -> dict[str, Any]:
         line = max(line, first)
         changes["proxy.request_line_limit_bytes"] = changes["proxy.header_line_limit_bytes"] = line
         changes["proxy.header_total_limit_bytes"] = max(total, line)
+    buffered = _value_of(_ALL, "traffic.request_buffer_bytes")
+    if buffered is not _ABSENT and "client-body-buffer-size" in value:
+        changes["traffic.request_buffer_bytes"] = max(buffered, value["client-body-buffer-size"])
     for codec, switch in _CODECS.items():
         if value.get(switch):
             changes[f"compression.{codec}"] = _codec(value, codec)
@@ -238,15 +243,12 @@ def _combined(value: Mapping[str, Any], base: ProxySettings) -> dict[str, Any]:
 _CODECS = {"gzip": "use-gzip", "brotli": "enable-brotli", "zstd": "enable-zstd"}
 
 
-def _codec(value: Mapping[str, Any], codec: str) -> Any:
-    """Of the model that the feature brings (`is_live`): nothing is here before it is."""
-
+def _codec(value: Mapping[str, Any], codec: str) -> CodecOptions:
     def number(name: str) -> int:
         return int(value.get(f"{codec}-{name}", BY_NAME[f"{codec}-{name}"].default))
 
-    usual = "BROTLI_TYPES" if codec == "brotli" else "GZIP_TYPES"
-    types = value.get(f"{codec}-types") or getattr(model, usual)
-    return model.CodecOptions(number("level"), number("min-length"), types)  # type: ignore[attr-defined]
+    types = value.get(f"{codec}-types") or (BROTLI_TYPES if codec == "brotli" else GZIP_TYPES)
+    return CodecOptions(number("level"), number("min-length"), types)
 
 
 def _with(whole: Any, changes: Mapping[tuple[str, ...], Any]) -> Any:

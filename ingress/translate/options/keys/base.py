@@ -19,8 +19,7 @@ class Status(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One option. `target` is the field that it sets, as a path within `Options`; empty where several options make one (`needs`, if that may
-    not be there yet).
+    """One option. `target` is the field that it sets, as a path within `Options`; empty where several options make one.
 
     `default` is ingress-nginx's, as its documentation writes it; `example` another value. `harmless`: values in lower case that ask for
     nothing. `reference`: the value names a ConfigMap of header fields. `strict`: entries that can't be used make the list of last
@@ -40,7 +39,6 @@ class Key:
     reference: bool = False
     strict: bool = False
     fails_closed: bool = False
-    needs: str = ""
 
 
 _TABLE_TEST = "tests/translate/test_option_keys.py::"

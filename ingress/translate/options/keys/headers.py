@@ -9,13 +9,16 @@ from ingress.translate.options.keys.base import EMPTY_OR_OFF, Key, differs, no_e
 
 _LIVE = "tests/proxy/test_options_headers.py::"
 _BLOCK = "tests/proxy/test_options_blocks.py::"
+_BODIES = "tests/e2e/test_responses.py::test_options_about_responses"
+_CLIENT = "tests/proxy/test_client_address.py::"
 _RE2 = "regular expressions are RE2's (no look-around); a bad entry is left out, and the list before it stays in force as well"
 _OURS = "ingress-nginx has no such option"
 
 
 def _codec(name: str, default: str, parse: Callable[[str], Any], example: str, note: str = "") -> Key:
-    """Several make one field: `parse.compression`."""
-    return same(name, default, "", parse, example, note=note, needs="compression")
+    """Several make one field."""
+    test = "tests/translate/test_option_keys.py::test_compression_is_made_of_several_options"
+    return same(name, default, "", parse, example, test, note)
 
 
 KEYS = (
@@ -97,6 +100,7 @@ KEYS = (
         "allowed_response_headers",
         values.field_names,
         "X-Frame-Options",
+        _BODIES,
         note="what the annotation `custom-headers` may set",
     ),
     # ---- who is turned away
@@ -131,20 +135,65 @@ KEYS = (
         strict=True,
     ),
     # ---- who the client is
-    same("use-forwarded-headers", "false", "proxy.client.forwarded_headers", boolean, "true"),
-    same("compute-full-forwarded-for", "false", "proxy.client.full_forwarded_for", boolean, "true"),
-    same("forwarded-for-header", "X-Forwarded-For", "proxy.client.forwarded_for_header", values.field_name, "X-Client"),
-    same("enable-real-ip", "false", "proxy.client.real_ip", boolean, "true"),
+    differs(
+        "use-forwarded-headers",
+        "false",
+        "proxy.client.forwarded_headers",
+        boolean,
+        "true",
+        "X-Forwarded-Proto, -Port and -Host are believed of peers in `proxy-real-ip-cidr` only",
+        _CLIENT + "test_forwarded_headers_of_a_trusted_peer",
+    ),
+    differs(
+        "compute-full-forwarded-for",
+        "false",
+        "proxy.client.full_forwarded_for",
+        boolean,
+        "true",
+        "what others than peers in `proxy-real-ip-cidr` wrote is not passed on",
+        _CLIENT + "test_full_forwarded_for",
+    ),
+    same(
+        "forwarded-for-header",
+        "X-Forwarded-For",
+        "proxy.client.forwarded_for_header",
+        values.field_name,
+        "X-Client",
+        _CLIENT + "test_another_header_for_the_address",
+    ),
+    same(
+        "enable-real-ip",
+        "false",
+        "proxy.client.real_ip",
+        boolean,
+        "true",
+        _CLIENT + "test_real_ip_believes_the_address_alone",
+    ),
     same(
         "proxy-real-ip-cidr",
         "0.0.0.0/0",
         "proxy.client.trusted_networks",
         values.networks,
         "192.0.2.0/24",
+        _CLIENT + "test_nothing_is_believed_of_others",
         note="a bad entry is left out; with none left, nobody is trusted",
     ),
-    same("use-proxy-protocol", "false", "proxy.client.proxy_protocol", boolean, "true"),
-    same("proxy-protocol-header-timeout", "5s", "proxy.client.proxy_protocol_timeout_s", values.go_duration_s, "1m30s"),
+    same(
+        "use-proxy-protocol",
+        "false",
+        "proxy.client.proxy_protocol",
+        boolean,
+        "true",
+        _CLIENT + "test_port_and_address_of_the_header",
+    ),
+    same(
+        "proxy-protocol-header-timeout",
+        "5s",
+        "proxy.client.proxy_protocol_timeout_s",
+        values.go_duration_s,
+        "1m30s",
+        _CLIENT + "test_a_header_must_come_in_time",
+    ),
     no_effect(
         "forwarded-for-proxy-protocol-header",
         "X-Forwarded-For-Proxy-Protocol",
@@ -161,7 +210,14 @@ KEYS = (
     _codec("gzip-level", "1", values.level(1, 9), "5"),
     _codec("gzip-min-length", "256", values.level(0, 1 << 30), "1000"),
     _codec("gzip-types", "", values.words, "text/plain"),
-    same("gzip-disable", "", "compression.gzip_disable", values.text, "msie6"),
+    same(
+        "gzip-disable",
+        "",
+        "compression.gzip_disable",
+        values.text,
+        "msie6",
+        "tests/middleware/test_compression.py::test_gzip_disable",
+    ),
     _codec("enable-brotli", "false", boolean, "true"),
     _codec("brotli-level", "4", values.level(0, 11), "6"),
     _codec("brotli-min-length", "20", values.level(0, 1 << 30), "1000"),
@@ -170,13 +226,56 @@ KEYS = (
     _codec("zstd-level", "3", values.level(1, 19), "6", _OURS),
     _codec("zstd-min-length", "256", values.level(0, 1 << 30), "1000", _OURS),
     _codec("zstd-types", "", values.words, "text/plain", _OURS),
-    same("custom-http-errors", "", "custom_http_errors", values.error_codes, "404,503"),
-    same("disable-proxy-intercept-errors", "false", "disable_proxy_intercept_errors", boolean, "true"),
-    same("proxy-cookie-domain", "off", "proxy_cookie_domain", values.off_or_pair, "a.example b.example"),
-    same("proxy-cookie-path", "off", "proxy_cookie_path", values.off_or_pair, "/a /b"),
-    same("proxy-redirect-from", "off", "proxy_redirect_from", values.text, "http://a.example/"),
-    same("proxy-redirect-to", "off", "proxy_redirect_to", values.text, "http://b.example/"),
-    same("limit-rate", "0", "limit_rate_kb", count, "100", note="KiB a second of each response"),
+    same("custom-http-errors", "", "custom_http_errors", values.error_codes, "404,503", _BODIES),
+    same(
+        "disable-proxy-intercept-errors",
+        "false",
+        "disable_proxy_intercept_errors",
+        boolean,
+        "true",
+        "tests/middleware/test_default_backend.py::test_what_a_route_gets",
+    ),
+    same(
+        "proxy-cookie-domain",
+        "off",
+        "proxy_cookie_domain",
+        values.off_or_pair,
+        "a.example b.example",
+        "tests/middleware/test_rewriting.py::test_options_are_the_default",
+    ),
+    same(
+        "proxy-cookie-path",
+        "off",
+        "proxy_cookie_path",
+        values.off_or_pair,
+        "/a /b",
+        "tests/middleware/test_rewriting.py::test_options_are_the_default",
+    ),
+    same(
+        "proxy-redirect-from",
+        "off",
+        "proxy_redirect_from",
+        values.text,
+        "http://a.example/",
+        "tests/middleware/test_rewriting.py::test_options_are_the_default",
+    ),
+    same(
+        "proxy-redirect-to",
+        "off",
+        "proxy_redirect_to",
+        values.text,
+        "http://b.example/",
+        "tests/middleware/test_rewriting.py::test_options_are_the_default",
+    ),
+    same(
+        "limit-rate",
+        "0",
+        "limit_rate_kb",
+        count,
+        "100",
+        "tests/middleware/test_limit_rate.py::test_annotations",
+        "KiB a second of each response",
+    ),
     same(
         "limit-rate-after",
         "0",

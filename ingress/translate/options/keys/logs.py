@@ -17,7 +17,7 @@ KEYS = (
         "disable-access-log", "false", "", boolean, "true", _LIVE + "test_switched_live", "`--no-access-log` stays off"
     ),
     same("disable-http-access-log", "false", "", boolean, "true", _LIVE + "test_switched_live"),
-    no_effect("disable-stream-access-log", "false", "connections of TCP services are not logged"),
+    same("disable-stream-access-log", "false", "", boolean, "true", "tests/proxy/test_streams.py::test_what_is_logged"),
     differs(
         "log-format-upstream",
         DEFAULT_FORMAT,

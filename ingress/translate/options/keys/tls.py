@@ -5,6 +5,7 @@ from ingress.translate.options import values
 from ingress.translate.options.keys.base import EMPTY_OR_OFF, EMPTY_OR_ON, no_effect, refused, same
 
 _LIVE = "tests/proxy/test_options_tls.py::"
+_STREAM = "tests/proxy/test_streams.py::"
 _NEW = "applied to connections accepted from then on"
 
 KEYS = (
@@ -99,11 +100,37 @@ KEYS = (
     ),
     no_effect("http2-max-requests", "0", "keep-alive-requests is what bounds a connection, in ingress-nginx too"),
     # ---- TCP services
-    same("proxy-stream-timeout", "600s", "proxy.stream.idle_timeout_s", values.nginx_time_s, "60s"),
-    same("proxy-stream-next-upstream", "true", "proxy.stream.next_upstream", boolean, "false"),
     same(
-        "proxy-stream-next-upstream-timeout", "600s", "proxy.stream.next_upstream_timeout_s", values.nginx_time_s, "5s"
+        "proxy-stream-timeout",
+        "600s",
+        "proxy.stream.idle_timeout_s",
+        values.nginx_time_s,
+        "60s",
+        _STREAM + "test_silence",
     ),
-    same("proxy-stream-next-upstream-tries", "3", "proxy.stream.next_upstream_tries", count, "1"),
+    same(
+        "proxy-stream-next-upstream",
+        "true",
+        "proxy.stream.next_upstream",
+        boolean,
+        "false",
+        _STREAM + "test_how_many_are_tried",
+    ),
+    same(
+        "proxy-stream-next-upstream-timeout",
+        "600s",
+        "proxy.stream.next_upstream_timeout_s",
+        values.nginx_time_s,
+        "5s",
+        _STREAM + "test_how_long_is_tried",
+    ),
+    same(
+        "proxy-stream-next-upstream-tries",
+        "3",
+        "proxy.stream.next_upstream_tries",
+        count,
+        "1",
+        _STREAM + "test_how_many_are_tried",
+    ),
     no_effect("proxy-stream-responses", "1", "it is about UDP, which is not served"),
 )
