@@ -51,9 +51,10 @@ conformance: $(READY) ## SUITE=DIR: the Ingress conformance suite (a clone of ku
 	@test -n "$(SUITE)" || { echo "usage: make conformance SUITE=DIR, DIR being a clone of kubernetes-sigs/ingress-controller-conformance" >&2; exit 2; }
 	@exec $(BIN)/python -m tools.envtest.netns $(BIN)/python -m tools.envtest.conformance "$(SUITE)" $(ARGS)
 
-manifest: $(READY) ## what is made from the chart (values.schema.json, its table of values, deploy/aioingress.yaml with helm) and the tables of docs/options.md
+manifest: $(READY) ## what is made from the chart (values.schema.json, its table of values, deploy/aioingress.yaml with helm) and the tables of docs/options.md and docs/annotations.md
 	$(BIN)/python -m tools.chart_docs
 	$(BIN)/python -m tools.option_docs
+	$(BIN)/python -m tools.annotation_docs
 
 bench: $(READY) ## load side by side with the proxies that are installed (nginx, haproxy, envoy, traefik, caddy)
 	$(BIN)/python -m bench.load $(ARGS)

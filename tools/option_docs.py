@@ -7,15 +7,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ingress.translate.options.keys import GROUPS, Key, Status
-from ingress.translate.options.parse import is_live
+from ingress.translate.options.keys import GROUPS, Key
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "options.md"
 START, END = "<!-- options: start -->\n", "<!-- options: end -->\n"
 _HEAD = "| option | default | status | | proved by |\n|---|---|---|---|---|\n"
 _DEFAULT_LIMIT = 60
-_NOT_YET = "tests/translate/test_option_keys.py::test_what_is_not_applied_yet_is_said"
 
 
 def render() -> str:
@@ -23,18 +21,12 @@ def render() -> str:
     return "\n".join(f"### {title}\n\n{_HEAD}{''.join(map(_row, keys))}" for title, keys in GROUPS.items())
 
 
-def status_of(key: Key) -> str:
-    if key.status in (Status.SAME, Status.DIFFERS) and not is_live(key):
-        return "not yet"
-    return key.status.value
-
-
 def _row(key: Key) -> str:
     default = key.default if len(key.default) <= _DEFAULT_LIMIT else f"{key.default[: _DEFAULT_LIMIT - 1]}…"
     shown = f"`{_cell(default)}`" if default else ""
-    file, _, function = (key.test if status_of(key) != "not yet" else _NOT_YET).partition("::")
+    file, _, function = key.test.partition("::")
     test = f"[{function}](../{file})"
-    return f"| `{key.name}` | {shown} | {status_of(key)} | {_cell(key.note)} | {test} |\n"
+    return f"| `{key.name}` | {shown} | {key.status.value} | {_cell(key.note)} | {test} |\n"
 
 
 def _cell(text: str) -> str:

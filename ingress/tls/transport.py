@@ -18,6 +18,7 @@ from ingress.tls.engine import Engine
 
 _RECORD_BYTES = 16384  # of plain text, at most: what one read of OpenSSL returns
 _GATHER_BYTES = 262144  # what is read before the protocol gets it; the transport below brings no more at once
+_UNASKED_LIMIT_BYTES = 1 << 20  # unsent, when TLS itself adds to it
 _EARLY_LIMIT_BYTES = 262144  # written before the handshake is complete
 
 # Reasons for the metric: OpenSSL's words to ours. The set is bounded, whatever comes over the wire.
@@ -34,7 +35,7 @@ _REASONS = {
 def failure_reason(error: BaseException | None) -> str:
     """A label for what ended a handshake; one of about ten."""
     if isinstance(error, ssl.SSLError):
-        word = error.reason or ""
+        word = getattr(error, "reason", "") or ""  # only OpenSSL sets it
         if "ALERT" in word:
             return "alert"  # the other side gave up, mostly for our certificate
         return _REASONS.get(word, "protocol_error")
@@ -81,23 +82,6 @@ class ConnectionInfo:
         if self._identity is None:
             self._identity = self._engine.identity()
         return self._identity
-
-    @property
-    def verify(self) -> str:
-        """nginx's $ssl_client_verify; the three below: $ssl_client_s_dn, _i_dn and _raw_cert."""
-        return self.client.verify
-
-    @property
-    def subject_dn(self) -> str:
-        return self.client.subject
-
-    @property
-    def issuer_dn(self) -> str:
-        return self.client.issuer
-
-    @property
-    def pem(self) -> str | None:
-        return self.client.pem.decode("ascii") or None
 
 
 class TLSTransport(asyncio.Protocol):
@@ -165,6 +149,8 @@ class TLSTransport(asyncio.Protocol):
             self._handshake()
 
     def data_received(self, data: bytes) -> None:
+        if self._closing:
+            return
         self._incoming.write(data)
         if self._established:
             self._pump()
@@ -278,9 +264,15 @@ class TLSTransport(asyncio.Protocol):
             if not more:
                 break
         if self._outgoing.pending:  # a key update is answered, a second handshake refused
-            self._send()
+            self._answer()
         if self._eof_due and not incoming.pending:
             self.write_eof()
+
+    def _answer(self) -> None:
+        """Send what OpenSSL has to say by itself. Nobody's flow control holds for it: who asks for ever more and reads none of it is cut."""
+        self._send()
+        if self._raw is not None and self._raw.get_write_buffer_size() > _UNASKED_LIMIT_BYTES:
+            self.abort()
 
     def _deliver(self, parts: list[bytes] | None, data: bytes) -> None:
         if parts is not None:

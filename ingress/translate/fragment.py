@@ -412,9 +412,12 @@ class _Builder:
     def _route(self, host: HostPattern, path: str, path_type: PathType, target: _Target) -> Route:
         policy = self._policy
         if policy.closed_reason:
-            return self._closed(host, path, path_type, target, policy.closed_status, policy.closed_reason)
+            # Nothing else acts on such a route, as in ingress-nginx: a redirect would be a way around the rule. What stays says so of
+            # the redirect to HTTPS too, which is the host's.
+            features = tuple(feature for feature in policy.features if feature.name == TLS_REDIRECT)
+            return self._closed(host, path, path_type, target, policy.closed_status, policy.closed_reason, features)
         if target.upstream is None:
-            return self._closed(host, path, path_type, target, 503, target.closed_reason)
+            return self._closed(host, path, path_type, target, 503, target.closed_reason, policy.features)
         return Route(
             host,
             path,
@@ -430,7 +433,14 @@ class _Builder:
         )
 
     def _closed(
-        self, host: HostPattern, path: str, path_type: PathType, target: _Target, status: int, reason: str
+        self,
+        host: HostPattern,
+        path: str,
+        path_type: PathType,
+        target: _Target,
+        status: int,
+        reason: str,
+        features: tuple[Feature, ...],
     ) -> Route:
         traffic: TrafficPolicy = self._policy.traffic
         return Route(
@@ -445,7 +455,7 @@ class _Builder:
             traffic,
             status,
             reason,
-            features=self._policy.features,
+            features=features,
             fallback=self._fallback,
         )
 

@@ -5,13 +5,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bench.load.generators import Load, parse_h2load, parse_wrk, wrk_script
+from bench.load.generators import Load, parse_h2load, parse_tls_client, parse_wrk, wrk_script
 from bench.load.peers import PEERS
 from bench.load.run import Sample, Series
 from bench.load.scenarios import SCENARIOS
 from bench.load.site import many_routes, one_route
 from bench.load.tables import as_json, growth_table, scenario_table, summary_table
 from bench.support.processes import BenchError, PortAllocator
+from bench.support.tls import make_certificate
 
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
 PEER = {peer.name: peer for peer in PEERS}
@@ -66,6 +67,27 @@ def test_wrk_script_of_each_kind() -> None:
     assert '{"host-0999.example.com", "/app-9"}' in spread
     assert spread.count(".example.com") == 200
     assert "turn % #prepared" in spread
+
+
+def test_tls_client_result() -> None:
+    found = {"latencies_ms": [1.0, 2.0, 9.0], "seconds": 3.0, "status_errors": 1, "socket_errors": 2, "resumed": 0}
+    assert parse_tls_client(json.dumps(found), resume=False) == Load(3, 3.0, 2.0, 9.0, 1, 2)
+    for resumed, resume in ((1, False), (1, True)):
+        with pytest.raises(BenchError, match="33% of the TLS sessions"):
+            parse_tls_client(json.dumps(found | {"resumed": resumed}), resume)
+
+
+@pytest.mark.parametrize("name", sorted(PEER))
+def test_every_peer_is_given_the_certificate(name: str, tmp_path: Path) -> None:
+    (tmp_path / "certificate").mkdir()
+    files = make_certificate(tmp_path / "certificate", "bench.example.com")
+    site = one_route(4711, files)
+    (tmp_path / name).mkdir()
+    launch = PEER[name].launch(BINARY, site, tmp_path / name, 4712, FixedPorts())
+    written = "".join(path.read_text() for path in (tmp_path / name).rglob("*") if path.is_file())
+    shown = files.certificate.read_text().splitlines()[1]
+    assert shown in written or str(files.certificate) in written or str(files.both) in written
+    assert "4712" in written + " ".join(launch.argv)
 
 
 def test_targets_are_spread() -> None:

@@ -5,10 +5,8 @@ import ssl
 import pytest
 from cryptography import x509
 
-from tests.e2e.support import Answer, Connection, Serve, app, eventually, ingress, path, rule, write
-
-pytest.importorskip("tests.certificates", reason="needs certificates and redirects of Ingresses")
 from tests.certificates import Issued, certificate
+from tests.e2e.support import Answer, Connection, Serve, app, eventually, ingress, path, rule, write
 
 HOST = "shop.test"
 TOKEN = "/.well-known/acme-challenge/LoqXcYV8q5ONbJQxbmR7SCTNo3tiAXDfowyjxAjEuX0"

@@ -72,6 +72,7 @@ def site(pods: Pods, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve
             "host-rules",
             rule("*.foo.com", path("wildcard-foo-com")),
             rule("foo.bar.com", path("foo-bar-com")),
+            annotations={"nginx.ingress.kubernetes.io/ssl-redirect": "false"},
             tls=[{"hosts": ["foo.bar.com"], "secretName": "conformance-tls"}],
         ),
         ingress("unknown-class", rule("unknown-class", path("root")), ingressClassName="some-invalid-class-name"),
@@ -128,7 +129,8 @@ def site(pods: Pods, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve
 def test_no_verdict_but_the_expected(site):
     assert {(v["object"], v["reason"]) for v in site.verdicts()} == {
         ("Ingress default/unknown-class", "IngressClassNotFound"),
-        ("Ingress default/host-rules", "UnsupportedField"),  # its tls section, until TLS is there
+        ("Ingress default/host-rules", "SecretNotFound"),
+        ("Ingress default/host-rules", "InvalidCertificate"),  # of the default one: it is for no host of theirs
     }
 
 

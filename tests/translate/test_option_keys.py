@@ -10,12 +10,11 @@ from ingress.config import ProxySettings
 from ingress.errors import Severity
 from ingress.translate.options.keys import BY_NAME, KEYS, Key, Status
 from ingress.translate.options.model import GZIP_TYPES, CodecOptions, CompressionOptions
-from ingress.translate.options.parse import ParsedOptions, is_live, parse_options
+from ingress.translate.options.parse import ParsedOptions, parse_options
 from tests.translate.test_options import config_map
 
 ROOT = Path(__file__).parent.parent.parent
-LIVE = [key for key in KEYS if is_live(key)]
-NOT_YET = [key for key in KEYS if key.status in (Status.SAME, Status.DIFFERS) and not is_live(key)]
+LIVE = [key for key in KEYS if key.status in (Status.SAME, Status.DIFFERS)]
 
 
 def of(*statuses: Status) -> list[Key]:
@@ -72,13 +71,6 @@ _OTHER_DEFAULTS = frozenset(
         *("global-auth-signin-redirect-param", "global-auth-cache-duration", "global-auth-always-set-cookie"),  # texts
     )
 )
-
-
-@pytest.mark.parametrize("key", NOT_YET, ids=names(NOT_YET))
-def test_what_is_not_applied_yet_is_said(key: Key) -> None:
-    (verdict,) = parse({key.name: key.example}).verdicts
-    assert "not applied yet" in verdict.message
-    assert not parse({key.name: key.default}).verdicts
 
 
 @pytest.mark.parametrize("key", of(Status.NO_EFFECT), ids=names(of(Status.NO_EFFECT)))

@@ -71,19 +71,12 @@ def parse_options(
     return ParsedOptions(options, verdicts, reader.good, frozenset(reader.references))
 
 
-def is_live(key: Key) -> bool:
-    """Whether anything reads what the option sets. (Its field may belong to a feature that is still to come.)"""
-    target = key.target
-    return key.status in (Status.SAME, Status.DIFFERS) and (not target or _value_of(_ALL, target) is not _ABSENT)
-
-
-_ABSENT = object()
 _ALL = Options(proxy=ProxySettings())
 
 
 def _value_of(options: Any, target: str) -> Any:
     for name in target.split("."):
-        options = getattr(options, name, _ABSENT)
+        options = getattr(options, name)
     return options
 
 
@@ -113,9 +106,6 @@ class _Reader:
                     self.report.error(
                         f"data.{name}", VerdictReason.UNSUPPORTED_FIELD, f"The option is not applied: {key.note}.", text
                     )
-            case Status.SAME | Status.DIFFERS if not is_live(key):
-                if text not in ("", key.default):
-                    self._warn(key, text, "The option is not applied yet.")
             case Status.SAME | Status.DIFFERS:
                 self._take(key, text)
 
@@ -232,7 +222,7 @@ def _combined(value: Mapping[str, Any], base: ProxySettings) -> dict[str, Any]:
         changes["proxy.request_line_limit_bytes"] = changes["proxy.header_line_limit_bytes"] = line
         changes["proxy.header_total_limit_bytes"] = max(total, line)
     buffered = _value_of(_ALL, "traffic.request_buffer_bytes")
-    if buffered is not _ABSENT and "client-body-buffer-size" in value:
+    if "client-body-buffer-size" in value:
         changes["traffic.request_buffer_bytes"] = max(buffered, value["client-body-buffer-size"])
     for codec, switch in _CODECS.items():
         if value.get(switch):
