@@ -139,6 +139,10 @@ TallyLabels = tuple[str, ...]
 """Name of a family in `TALLIES`, then the values of its labels."""
 
 TALLIES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "aioingress_health_checks": (
+        "Active health checks of endpoints, by result: passed, status, timeout, refused, tls, junk.",
+        ("namespace", "service", "result"),
+    ),
     "aioingress_limited": (
         "Requests refused by a limit of their Ingress: rate or connections.",
         ("namespace", "ingress", "limit"),
@@ -195,6 +199,7 @@ class WorkerMetrics:
         "connections_open",
         "tls_connections_open",
         "tunnels_open",
+        "unhealthy_endpoints",
         "unmatched",
         "upstream_connections_opened",
         "upstream_connections_reused",
@@ -222,6 +227,8 @@ class WorkerMetrics:
         self.tunnels_open = 0  # upgraded connections, a part of connections_open
         self.upstream_connections_opened = 0
         self.upstream_connections_reused = 0  # requests sent on a connection that had served one before
+        # By Service whose endpoints are checked, also where it is 0. Kept up by `proxy.health`.
+        self.unhealthy_endpoints: dict[UpstreamLabels, int] = {}
         self.unmatched = self.route(*UNMATCHED)
 
     def route(self, namespace: str, ingress: str, service: str, port: str) -> RouteStats:
@@ -290,6 +297,7 @@ class WorkerMetrics:
             tunnels_open=self.tunnels_open,
             tables={self._table_id: 1} if self._table_id else {},
             table_age_s=self._monotonic() - self._table_at if self._table_id else 0.0,
+            unhealthy_endpoints=self.unhealthy_endpoints,
         )
 
 
@@ -300,7 +308,7 @@ class MetricsSnapshot(msgspec.Struct, frozen=True):
     """The counts of one worker, or of several merged. Goes through `msgspec.msgpack` unchanged.
 
     `tables` says how many workers route by which table; `table_age_s` is how long ago the worker that waited longest
-    applied its.
+    applied its. `unhealthy_endpoints` is that of the worker that sees most of them: they look at the same ones.
     """
 
     # counters
@@ -319,6 +327,7 @@ class MetricsSnapshot(msgspec.Struct, frozen=True):
     tunnels_open: int = 0
     tables: dict[str, int] = {}
     table_age_s: float = 0.0
+    unhealthy_endpoints: dict[UpstreamLabels, int] = {}
 
     def without_gauges(self) -> "MetricsSnapshot":
         """What remains of a worker that is gone."""
@@ -332,6 +341,7 @@ class MetricsSnapshot(msgspec.Struct, frozen=True):
             tunnels_open=0,
             tables={},
             table_age_s=0.0,
+            unhealthy_endpoints={},
         )
 
 
@@ -344,7 +354,7 @@ def decode_snapshot(data: bytes) -> MetricsSnapshot:
 
 
 def merge(snapshots: Iterable[MetricsSnapshot]) -> MetricsSnapshot:
-    """The sum: counters, histograms and gauges added; `table_age_s` the greatest. Of none: all zero. The arguments
+    """The sum: counters, histograms and gauges added; `table_age_s` and `unhealthy_endpoints` the greatest. Of none: all zero. The arguments
     are not changed, but the result may share their stats.
     """
     parts = tuple(snapshots)
@@ -353,6 +363,7 @@ def merge(snapshots: Iterable[MetricsSnapshot]) -> MetricsSnapshot:
     streams: dict[StreamLabels, StreamStats] = {}
     tables: dict[str, int] = {}
     tallies: dict[TallyLabels, float] = {}
+    unhealthy: dict[UpstreamLabels, int] = {}
     for part in parts:
         for route, stats in part.routes.items():
             routes[route] = routes[route] + stats if route in routes else stats
@@ -363,6 +374,8 @@ def merge(snapshots: Iterable[MetricsSnapshot]) -> MetricsSnapshot:
         tables = _sum(tables, part.tables)
         for labels, value in part.tallies.items():
             tallies[labels] = tallies.get(labels, 0) + value
+        for service, count in part.unhealthy_endpoints.items():
+            unhealthy[service] = max(count, unhealthy.get(service, 0))
     return MetricsSnapshot(
         routes=routes,
         upstreams=upstreams,
@@ -378,6 +391,7 @@ def merge(snapshots: Iterable[MetricsSnapshot]) -> MetricsSnapshot:
         tunnels_open=sum(p.tunnels_open for p in parts),
         tables=tables,
         table_age_s=max((p.table_age_s for p in parts), default=0.0),
+        unhealthy_endpoints=unhealthy,
     )
 
 
@@ -635,6 +649,12 @@ class MetricsCollector(Collector):
             "aioingress_worker_table_age_seconds",
             "Time since the worker that waited longest applied a table.",
             snapshot.table_age_s,
+        )
+        yield _labelled(
+            "aioingress_unhealthy_endpoints",
+            "Endpoints that active health checks find unhealthy, as the worker has it that finds most so.",
+            ("namespace", "service"),
+            sorted(snapshot.unhealthy_endpoints.items()),
         )
         yield _gauge("aioingress_hosts", "Host patterns in the routing table.", facts.hosts)
         yield _gauge("aioingress_routes", "Routes in the routing table.", facts.routes)

@@ -185,6 +185,7 @@ _snapshots = st.builds(
     tunnels_open=_counts,
     tables=st.dictionaries(_name, st.integers(1, 3), max_size=2),
     table_age_s=st.integers(0, 1000).map(float),
+    unhealthy_endpoints=st.dictionaries(st.tuples(_name, _name), _counts, max_size=2),
 )
 
 
@@ -203,6 +204,7 @@ def test_merging_adds_field_by_field_and_changes_no_argument() -> None:
         connections_accepted=10,
         tables={"new": 1},
         table_age_s=1.0,
+        unhealthy_endpoints={("n", "s"): 1, ("n", "a"): 0},
     )
     b = MetricsSnapshot(
         routes={SHOP: RouteStats({200: 5}, [2] * 12, 0.5, 1, 2)},
@@ -211,12 +213,15 @@ def test_merging_adds_field_by_field_and_changes_no_argument() -> None:
         connections_accepted=5,
         tables={"old": 1},
         table_age_s=9.0,
+        unhealthy_endpoints={("n", "s"): 3, ("n", "b"): 2},
     )
     merged = merge((a, b))
     assert merged.routes == {SHOP: RouteStats({200: 6, 404: 2}, [3] * 12, 2.0, 11, 22)}
     assert merged.upstreams == {("n", "s"): UpstreamStats({"x": 2, "y": 4}, 3, 1)}
     assert (merged.requests_in_flight, merged.connections_accepted) == (3, 15)
     assert (merged.tables, merged.table_age_s) == ({"new": 1, "old": 1}, 9.0)
+    # of the worker that sees most: they look at the same endpoints
+    assert merged.unhealthy_endpoints == {("n", "s"): 3, ("n", "a"): 0, ("n", "b"): 2}
     assert a.routes[SHOP].statuses == {200: 1, 404: 2}
     assert b.upstreams["n", "s"].failures == {"x": 1, "y": 4}
 
@@ -226,7 +231,11 @@ def test_counters_of_a_dead_worker_stay_and_its_gauges_go() -> None:
     total.update(
         "0.1",
         MetricsSnapshot(
-            routes={SHOP: RouteStats({200: 10})}, requests_in_flight=4, connections_open=9, tables={"t": 1}
+            routes={SHOP: RouteStats({200: 10})},
+            requests_in_flight=4,
+            connections_open=9,
+            tables={"t": 1},
+            unhealthy_endpoints={("n", "s"): 1},
         ),
     )
     total.update("1.1", MetricsSnapshot(routes={SHOP: RouteStats({200: 1})}, requests_in_flight=1))
@@ -234,6 +243,7 @@ def test_counters_of_a_dead_worker_stay_and_its_gauges_go() -> None:
     after = total.merged()
     assert after.routes[SHOP].statuses == {200: 11}
     assert (after.requests_in_flight, after.connections_open, after.tables) == (1, 0, {})
+    assert after.unhealthy_endpoints == {}
     total.update("0.2", MetricsSnapshot(routes={SHOP: RouteStats({200: 3})}))
     assert total.merged().routes[SHOP].statuses == {200: 14}
 
@@ -295,6 +305,9 @@ def busy_snapshot() -> MetricsSnapshot:
     upstream.failed("connect_timeout")
     upstream.retries = 2
     upstream.ejections = 1
+    metrics.unhealthy_endpoints["shop", "frontend"] = 2
+    metrics.unhealthy_endpoints["shop", "backend"] = 0
+    metrics.tally("aioingress_health_checks", "shop", "frontend", "timeout").value = 6
     metrics.connections_accepted = 12
     metrics.connections_open = 5
     metrics.tunnels_open = 1
@@ -339,6 +352,9 @@ def test_every_value_arrives_in_the_classic_text() -> None:
     assert value_of(text, "aioingress_upstream_failures_total", **upstream, reason="connect_timeout") == 1
     assert value_of(text, "aioingress_upstream_retries_total", **upstream) == 2
     assert value_of(text, "aioingress_upstream_ejections_total", **upstream) == 1
+    assert value_of(text, "aioingress_unhealthy_endpoints", **upstream) == 2
+    assert value_of(text, "aioingress_unhealthy_endpoints", namespace="shop", service="backend") == 0
+    assert value_of(text, "aioingress_health_checks_total", **upstream, result="timeout") == 6
     assert value_of(text, "aioingress_connections", state="active") == 5
     assert value_of(text, "aioingress_table_info", id="abc") == 1
     assert value_of(text, "aioingress_worker_tables", id="abc") == 1

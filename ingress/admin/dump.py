@@ -19,6 +19,7 @@ from ingress.routing.table import (
     Balancing,
     CanaryRule,
     Feature,
+    HealthCheck,
     HostPattern,
     HostRoutes,
     Route,
@@ -114,6 +115,7 @@ class UpstreamDump(msgspec.Struct, frozen=True):
     tls: UpstreamTLSDump | None
     http_version: str
     connection_header: str
+    health_check: HealthCheck | None
 
 
 class CertificateDump(msgspec.Struct, frozen=True):
@@ -253,6 +255,7 @@ def _upstream(u: Upstream) -> UpstreamDump:
         None if u.tls is None else _upstream_tls(u.tls),
         u.http_version,
         u.connection_header,
+        u.health_check,
     )
 
 

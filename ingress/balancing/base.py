@@ -17,15 +17,18 @@ class EndpointState:
 
     __slots__ = (
         "consecutive_failures",
+        "contrary_checks",
         "ejected_until",
         "ejections",
         "endpoint",
         "ewma_at",
         "ewma_s",
+        "healthy",
         "inflight",
         "key",
         "pool",
         "reached",
+        "shunned",
     )
 
     def __init__(self, endpoint: Endpoint) -> None:
@@ -41,6 +44,9 @@ class EndpointState:
         self.consecutive_failures = 0
         self.ejections = 0  # how often in a row: the next ejection lasts longer
         self.ejected_until = 0.0
+        self.healthy = True  # what active checks say; a new endpoint is trusted until they fail
+        self.contrary_checks = 0  # results in a row that speak against `healthy`
+        self.shunned = False  # unhealthy, while others are not: left out of the pickers
         self.reached = False  # a connection to it was made once
         self.pool: Any = None  # the data plane's connection pool to it; set by proxy.link
 

@@ -42,18 +42,19 @@ def record_success(state: EndpointState) -> None:
 
 
 def usable(states: Sequence[EndpointState], now: float) -> list[EndpointState]:
-    """The endpoints to build pickers over, in the order of `states`; marks the end of ejections whose time has come.
+    """The endpoints to build pickers over, in the order of `states`; marks the end of ejections whose time has come, and who is shunned.
 
-    At most half of the endpoints are left out, those that were ejected first coming back first; and none at all when
-    every one failed: it is more likely then that the fault is elsewhere, and refusing all requests would make it
-    certain.
+    Those that active checks find unhealthy are left out, unless that is all of them. Of the rest at most half are left out by
+    ejection, those that were ejected first coming back first; and none at all when every one failed: it is more likely then
+    that the fault is elsewhere, and refusing all requests would make it certain.
     """
-    ejected: list[EndpointState] = []
+    healthy = [state for state in states if state.healthy]
     for state in states:
-        if state.ejected_until > now:
-            ejected.append(state)
-        else:
+        state.shunned = bool(healthy) and not state.healthy
+        if state.ejected_until <= now:
             state.ejected_until = 0.0
+    states = healthy or states
+    ejected = [state for state in states if state.ejected_until]
     if not ejected:
         return list(states)
     if len(ejected) == len(states):

@@ -28,6 +28,7 @@ from ingress.model.kubernetes import (
     Service,
 )
 from ingress.model.ref import Kind, ObjectRef
+from ingress.translate import health_checks
 from ingress.translate.classes import DEFAULT_CLASS_ANNOTATION
 
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
@@ -218,6 +219,8 @@ def _prune(kind: Kind, metadata: ObjectMeta) -> None:
         if kind is Kind.INGRESS:
             # few names, long ones, in thousands of objects
             kept = {sys.intern(name): value for name, value in annotations.items() if name != LAST_APPLIED}
+        elif kind is Kind.SERVICE:
+            kept = health_checks.asked_of(annotations)
         else:
             default = annotations.get(DEFAULT_CLASS_ANNOTATION) if kind is Kind.INGRESS_CLASS else None
             kept = {} if default is None else {DEFAULT_CLASS_ANNOTATION: default}

@@ -276,6 +276,7 @@ class DataPlane:
 
     def _begin_drain(self) -> None:
         self.draining = True
+        self.runtime.health_checks.stop()
         for connection in self.client_connections:
             connection.begin_drain()
 
@@ -320,6 +321,7 @@ class DataPlane:
             self._sweeper.cancel()
             self._sweeper = None
         await self.stop_accepting(last=False)
+        self.runtime.health_checks.stop()
         self.cut()
         for upstream in self.runtime.upstreams.values():
             upstream.retire()

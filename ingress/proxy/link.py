@@ -7,6 +7,7 @@ Endpoint changes reach the `UpstreamRuntime` in place, so they cost nothing per 
 
 import asyncio
 import logging
+import operator
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from random import Random
 from typing import Any
@@ -26,6 +27,7 @@ from ingress.middleware import registry
 from ingress.middleware.base import Hooks, Phase, Scope, Services
 from ingress.middleware.satisfy import join as join_access
 from ingress.proxy import canary
+from ingress.proxy.health import HealthChecks
 from ingress.proxy.interception import keep_fields
 from ingress.proxy.sessions import CookieSessions
 from ingress.proxy.upstream import Wire
@@ -261,6 +263,11 @@ class UpstreamRuntime:
             state.pool.retire()
 
     @property
+    def parts(self) -> "Sequence[UpstreamRuntime]":
+        """Those that have the endpoints' states and the pickers over them."""
+        return tuple(self._variants.values()) or (self,)
+
+    @property
     def states(self) -> Iterable[EndpointState]:
         if not self._variants:
             return self._states.values()
@@ -288,8 +295,8 @@ class UpstreamRuntime:
         if state is None:
             state = ring.pick(now, key)
             affinity.assign(client, state.key, now)
-        elif state.ejected_until > now:
-            # An ejection may be over in seconds and must not move the session for hours: go elsewhere, this time.
+        elif state.ejected_until > now or state.shunned:
+            # It may be over in seconds and must not move the session for hours: go elsewhere, this time.
             return ring.pick_other(now, key, (state,)) or state
         return state
 
@@ -303,11 +310,12 @@ class UpstreamRuntime:
         return picker.pick(now, key)
 
     def pick_untried(self, key: int, now: float, tried: Sequence[EndpointState]) -> EndpointState | None:
-        """The endpoint for a further attempt, less what a cookie must be told. Ejected ones are the last resort."""
+        """The endpoint for a further attempt, less what a cookie must be told. Ejected and unhealthy ones are the last resort."""
         picker = self.picker if self._ring is None else self._ring
         state = None if picker is None else picker.pick_other(now, key, tried)
         if state is None:
-            state = next((state for state in self._states.values() if state not in tried), None)
+            left = [state for state in self._states.values() if state not in tried]
+            state = min(left, key=_SHUNNED, default=None)
         return state
 
     def pick_other(self, exchange: Exchange, now: float, tried: Sequence[EndpointState]) -> EndpointState | None:
@@ -319,6 +327,7 @@ class UpstreamRuntime:
         return state
 
 
+_SHUNNED = operator.attrgetter("shunned")
 AllHooks = tuple[tuple[RequestHook, ...], tuple[ResponseHook, ...], tuple[ErrorHook, ...]]
 NO_HOOKS: AllHooks = ((), (), ())
 
@@ -430,6 +439,7 @@ class Runtime:
         self._live_objects: WeakValueDictionary[Hashable, Any] = WeakValueDictionary()
         self._retry_rules: dict[TrafficPolicy, RetryRule] = {}
         self.upstreams: dict[UpstreamKey, UpstreamRuntime] = {}
+        self.health_checks = HealthChecks(services, metrics.unhealthy_endpoints)
 
     def record_failure(self, upstream: UpstreamRuntime, state: EndpointState, now: float) -> bool:
         """Count a failure of an endpoint; True when it was ejected by it."""
@@ -513,12 +523,14 @@ class Runtime:
                 self.client_ip[upstream.key] = runtime
             else:
                 self.client_ip.pop(upstream.key, None)
+            self.health_checks.follow(runtime)
 
     def _retire(self, keys: Iterable[UpstreamKey]) -> None:
         for key in list(keys):
             runtime = self.upstreams.pop(key, None)
             self.client_ip.pop(key, None)
             if runtime is not None:
+                self.health_checks.forget(runtime)
                 runtime.retire()
 
     def _paths(self, routes: HostRoutes, table_default: Route | None) -> PathIndex[LinkedRoute]:

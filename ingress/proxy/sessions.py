@@ -55,7 +55,7 @@ class CookieSessions:
             if known is None:
                 known = ring.pick(now, exchange.hash_key)
                 self._send(exchange, endpoint_digest(self._upstream, known.key))
-            elif known.ejected_until > now:
+            elif known.ejected_until > now or known.shunned:
                 return (
                     ring.pick_other(now, exchange.hash_key, (known,)) or known
                 )  # for the moment; the session stays where it is

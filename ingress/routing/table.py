@@ -84,6 +84,20 @@ class Endpoint(msgspec.Struct, frozen=True, order=True):
     port: int
 
 
+class HealthCheck(msgspec.Struct, frozen=True):
+    """How the endpoints of a Service are asked whether they work (annotations `aioingress.io/health-check-*` of the Service)."""
+
+    path: str  # request target
+    method: str = "GET"
+    host: str = ""  # sent as Host; empty: the endpoint's address and port
+    port: int = 0  # 0: that of the endpoint
+    interval_s: float = 10.0
+    timeout_s: float = 2.0  # to connect, ask and get a status
+    unhealthy_threshold: int = 3  # failures in a row
+    healthy_threshold: int = 1  # successes in a row, of an endpoint that is unhealthy
+    statuses: tuple[tuple[int, int], ...] = ((200, 399),)  # that pass: ranges, both ends included
+
+
 class Upstream(msgspec.Struct, frozen=True):
     """A set of endpoints behind one Service port. `endpoints` is sorted and free of duplicates."""
 
@@ -97,6 +111,7 @@ class Upstream(msgspec.Struct, frozen=True):
     tls: UpstreamTLS | None = None  # set where `protocol` is, or may be, spoken over TLS
     http_version: str = "1.1"  # 1.0: a connection a request, bodies with their length
     connection_header: str = ""  # sent instead of the proxy's own Connection: close, keep-alive
+    health_check: HealthCheck | None = None
 
 
 class RetryOn(enum.StrEnum):

@@ -21,6 +21,7 @@ from ingress.routing.table import AffinityMode, Balancing, Endpoint, Upstream, U
 from ingress.routing.tls import UpstreamTLS
 from ingress.translate.annotations import DEFAULT_ASK, UpstreamAsk
 from ingress.translate.annotations.policy import UpstreamTLSAsk
+from ingress.translate.health_checks import read_health_check
 from ingress.translate.names import is_ip_address, is_localhost_name, normalize_external_name
 from ingress.translate.options import DEFAULT_OPTIONS, Options
 from ingress.translate.report import Report, shown
@@ -151,6 +152,8 @@ def build_upstream(
         _tls(spec.ask.tls, service) if protocol in _TLS else None,
         spec.ask.http_version,
         spec.ask.connection_header,
+        # Behind a cluster IP there is no telling which Pod answers a check.
+        read_health_check(service, report) if cluster_ip is None else None,
     )
     return BuiltUpstream(upstream, report.verdicts() + verdicts, "" if endpoints else why_empty, external_name)
 

@@ -52,6 +52,7 @@ from ingress.translate.derived import derive_hosts
 from ingress.translate.digest import TableDigest, part_digest
 from ingress.translate.features import FeatureParser
 from ingress.translate.fragment import Fragment, build_fallback, build_fragment
+from ingress.translate.health_checks import asked_of
 from ingress.translate.options import DEFAULT_OPTIONS
 from ingress.translate.options.parse import Good, ParsedOptions, read_options
 from ingress.translate.report import Report, VerdictBook, shown
@@ -190,12 +191,14 @@ class _Memory:
         ingresses = self._changed_ingresses(state, kinds)
         if stale_options:
             ingresses |= self._fragments.keys()  # all that were compiled by other options
-        services = self._changed_services(state, kinds)
+        services, rechecked = self._changed_services(state, kinds)
         for owner in services:
             ingresses |= self._named_by.get(owner, set())
         for ref in self._changed_objects(state, kinds):
             ingresses |= self._referrers[ref]
-        stale_upstreams = self._changed_upstreams(state, kinds, services, resolved_changed, unknown=kinds is None)
+        stale_upstreams = self._changed_upstreams(
+            state, kinds, services | rechecked, resolved_changed, unknown=kinds is None
+        )
         if stale_options:
             stale_upstreams |= self._built.keys()
 
@@ -275,10 +278,14 @@ class _Memory:
             changed |= _not_as_seen(self._ingresses, state.ingresses)
         return changed
 
-    def _changed_services(self, state: ClusterState, kinds: set[Kind] | None) -> set[NamespacedName]:
-        if kinds is not None and Kind.SERVICE not in kinds:
-            return set()
+    def _changed_services(
+        self, state: ClusterState, kinds: set[Kind] | None
+    ) -> tuple[set[NamespacedName], set[NamespacedName]]:
+        """Those that matter to Ingresses and to upstreams; and those of which only the health check changed, which matters to upstreams alone."""
         changed: set[NamespacedName] = set()
+        rechecked: set[NamespacedName] = set()
+        if kinds is not None and Kind.SERVICE not in kinds:
+            return changed, rechecked
         for owner, seen in self._services.items():
             service = state.services.get(owner)
             if service is seen:
@@ -287,7 +294,11 @@ class _Memory:
             # A Service is written for many reasons (load balancer status, annotations of others) that mean nothing here.
             if service is None or seen is None or service.spec != seen.spec or service.origin != seen.origin:
                 changed.add(owner)
-        return changed
+            elif service.metadata.annotations != seen.metadata.annotations and asked_of(
+                service.metadata.annotations
+            ) != asked_of(seen.metadata.annotations):
+                rechecked.add(owner)
+        return changed, rechecked
 
     def _changed_objects(self, state: ClusterState, kinds: set[Kind] | None) -> list[ObjectRef]:
         """Secrets and ConfigMaps that some fragment refers to."""

@@ -21,6 +21,7 @@ from ingress.routing.table import (
     Balancing,
     Endpoint,
     Feature,
+    HealthCheck,
     HostAlias,
     HostPattern,
     HostRoutes,
@@ -48,8 +49,11 @@ def route(host: str, path: str, service: str | None, **more: object) -> Route:
     return msgspec.structs.replace(made, **more)
 
 
-def upstream(service: str, *endpoints: Endpoint, balancing: Balancing | None = None) -> Upstream:
-    return Upstream(UpstreamKey(f"shop/{service}:80"), "shop", service, "80", endpoints, balancing or Balancing())
+def upstream(
+    service: str, *endpoints: Endpoint, balancing: Balancing | None = None, health_check: HealthCheck | None = None
+) -> Upstream:
+    key = UpstreamKey(f"shop/{service}:80")
+    return Upstream(key, "shop", service, "80", endpoints, balancing or Balancing(), health_check=health_check)
 
 
 def hosts(*made: HostRoutes) -> dict[HostPattern, HostRoutes]:
@@ -77,7 +81,11 @@ TABLE = RoutingTable(
         u.key: u
         for u in (
             upstream("front", Endpoint("10.0.0.1", 8080), Endpoint("2001:db8::1", 8080)),
-            upstream("api", balancing=Balancing(load_balance=LoadBalance.EWMA)),
+            upstream(
+                "api",
+                balancing=Balancing(load_balance=LoadBalance.EWMA),
+                health_check=HealthCheck("/healthz", interval_s=5.0),
+            ),
             upstream("fallback"),
             upstream("any"),
             upstream("default"),
@@ -227,6 +235,8 @@ async def test_the_table_in_full(client: TestClient, path: str) -> None:
     assert list(upstreams) == [f"shop/{name}:80" for name in ("any", "api", "default", "fallback", "front")]
     assert upstreams[UpstreamKey("shop/front:80")].endpoints == ["10.0.0.1:8080", "[2001:db8::1]:8080"]
     assert upstreams[UpstreamKey("shop/api:80")].balancing.load_balance is LoadBalance.EWMA
+    assert upstreams[UpstreamKey("shop/api:80")].health_check == HealthCheck("/healthz", interval_s=5.0)
+    assert upstreams[UpstreamKey("shop/front:80")].health_check is None
     assert [v.object for v in dump.verdicts] == ["Ingress shop/web", "Secret shop/login"]
     assert raw.endswith(b"}\n")
 

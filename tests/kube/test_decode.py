@@ -52,6 +52,13 @@ def test_last_applied_configuration_is_dropped_and_other_annotations_are_not():
     assert found.metadata.labels is None
 
 
+def test_the_health_check_of_a_service_is_kept():
+    check = {"aioingress.io/health-check-path": "/healthz"}
+    body = {"metadata": meta("a", annotations={**check, "x/y": "z"}), "spec": {"ports": [{"port": 80}]}}
+    found = only(Decoder(Kind.SERVICE, "v1"), body).object
+    assert found.metadata.annotations == check
+
+
 def test_only_the_service_label_of_a_slice_is_kept():
     decoder = Decoder(Kind.ENDPOINT_SLICE, "discovery.k8s.io/v1")
     found = only(decoder, slice_("web-1", "web", "10.0.0.1"))

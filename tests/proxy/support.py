@@ -561,6 +561,7 @@ class Proxy:
             self.loop.set_exception_handler(None)
         if error is None:
             await until(lambda: not self.plane._upstream.connections, "upstream connections closed")
+            await until(lambda: not self.health_checks(), "health checks ended")
             assert not self._errors.messages, self._errors.messages
 
     async def settled(self) -> None:
@@ -580,6 +581,10 @@ class Proxy:
     @staticmethod
     def connects() -> list[asyncio.Task[Any]]:
         return [t for t in asyncio.all_tasks() if "Forwarder" in getattr(t.get_coro(), "__qualname__", "")]
+
+    @staticmethod
+    def health_checks() -> list[asyncio.Task[Any]]:
+        return [t for t in asyncio.all_tasks() if "HealthChecker" in getattr(t.get_coro(), "__qualname__", "")]
 
     @property
     def states(self) -> Iterable[EndpointState]:

@@ -4,11 +4,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace as replace_struct
 
 from ingress.config import TranslateSettings
 from ingress.errors import VerdictReason
 from ingress.model import ClusterState, KubernetesObject, ObjectRef, Service
-from ingress.routing.table import apply_delta, diff_tables
+from ingress.routing.table import HealthCheck, apply_delta, diff_tables
 from ingress.translate import Compiler, compile_table, compiler, fragment
 
 from .build import addresses, backend, ingress, ingress_class, path, reasons, rule, service, slice_of, state_of, targets
@@ -105,6 +106,47 @@ def test_what_others_write_into_a_service_touches_nothing(state: ClusterState, m
     monkeypatch.setattr(compiler, "build_fragment", None)
     monkeypatch.setattr(compiler, "build_upstream", None)
     assert compiler_.compile(state, changed).table is old.table
+
+
+def with_annotations(state: ClusterState, name: str, **annotations: str) -> Service:
+    svc = state.services["default", name]
+    named = {f"aioingress.io/{key.replace('_', '-')}": value for key, value in annotations.items()}
+    return replace_struct(svc, metadata=replace_struct(svc.metadata, annotations=named or None))
+
+
+def test_a_health_check_touches_the_upstreams_of_its_service_only(
+    state: ClusterState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiler_ = Compiler(TranslateSettings())
+    old = compiler_.compile(state, None)
+    state, changed = edited(state, with_annotations(state, "svc-1", health_check_path="/healthz"))
+    with monkeypatch.context() as patched:
+        patched.setattr(compiler, "build_fragment", None)
+        new = compiler_.compile(state, changed)
+    delta = diff_tables(old.table, new.table)
+    assert list(delta.upstreams) == ["default/svc-1:80"]
+    assert delta.upstreams["default/svc-1:80"].health_check == HealthCheck("/healthz")  # type: ignore[index]
+    assert delta.hosts == {}
+    assert apply_delta(old.table, delta) == new.table
+    assert new.table.id != old.table.id
+    assert new.table.id == compile_table(state, TranslateSettings()).table.id
+    # others' annotations beside it change nothing
+    other = with_annotations(state, "svc-1", health_check_path="/healthz", other="x")
+    state, changed = edited(state, other)
+    monkeypatch.setattr(compiler, "build_upstream", None)
+    assert compiler_.compile(state, changed).table is new.table
+
+
+def test_a_health_check_is_switched_off_and_its_verdicts_go(state: ClusterState) -> None:
+    compiler_ = Compiler(TranslateSettings())
+    old = compiler_.compile(state, None)
+    state, changed = edited(state, with_annotations(state, "svc-1", health_check_path="/", health_check_port="0"))
+    (verdict,) = compiler_.compile(state, changed).verdicts
+    assert verdict.object == "Service default/svc-1"
+    state, changed = edited(state, with_annotations(state, "svc-1"))
+    found = compiler_.compile(state, changed)
+    assert found.table == old.table
+    assert found.verdicts == ()
 
 
 def test_the_last_endpoint_goes_and_comes_back(state: ClusterState) -> None:

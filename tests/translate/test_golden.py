@@ -70,6 +70,8 @@ def upstream_view(upstream: Upstream) -> dict[str, Any]:
         view["balancing"] = balancing
     if upstream.protocol is not UpstreamProtocol.HTTP:
         view["protocol"] = str(upstream.protocol)
+    if upstream.health_check is not None:
+        view["health_check"] = msgspec.to_builtins(upstream.health_check)
     return view
 
 
