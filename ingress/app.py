@@ -473,5 +473,6 @@ def demo(settings: Settings, manifests: Path | None) -> int:
 async def _show_tour(controller: Controller, folder: Path) -> None:
     await controller.started.wait()
     await controller.ready()
-    print(render(curl_lines(Address(*controller.http_addresses[0]))), flush=True)
+    http, https = (Address(*found[0]) for found in (controller.http_addresses, controller.https_addresses))
+    print(render(curl_lines(http, https)), flush=True)
     print(f"# The manifests are in {folder}: edit one and see the change at once. Ctrl-C ends the demo.", flush=True)

@@ -16,9 +16,6 @@
 {{- end -}}
 {{- end -}}
 {{- with .Values.controller -}}
-{{- if and .service.enabled .service.enableHttps (eq (toString .service.targetPorts.https) "https") -}}
-{{- $lines = append $lines "controller.service.enableHttps: the port is there, but this version doesn't terminate TLS yet; connections to it are refused. Let the load balancer do it (controller.service.targetPorts.https=http)." -}}
-{{- end -}}
 {{- $drain := add (ceil .shutdownGracePeriodSeconds) (ceil .drainTimeoutSeconds) -}}
 {{- if le (int64 .terminationGracePeriodSeconds) $drain -}}
 {{- $lines = append $lines (printf "controller.terminationGracePeriodSeconds (%d) doesn't exceed shutdownGracePeriodSeconds and drainTimeoutSeconds together (%d): requests may be cut." (int .terminationGracePeriodSeconds) $drain) -}}
