@@ -176,6 +176,10 @@ class Controller:
         """Where the workers listen, ports chosen by the system included. Empty before the start."""
         return [address for kind, address in self._addresses if kind is ListenerKind.HTTP]
 
+    @property
+    def https_addresses(self) -> Sequence[tuple[str, int]]:
+        return [address for kind, address in self._addresses if kind is ListenerKind.HTTPS]
+
     async def run(self) -> int:
         """Serve until a signal (or `stop`), then drain. Returns the exit code; raises IngressError for what can't start."""
         settings = self._settings
