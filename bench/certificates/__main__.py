@@ -3,6 +3,7 @@
 import argparse
 import datetime
 import json
+import os
 import random
 import sys
 import time
@@ -193,7 +194,11 @@ def _measure(options: argparse.Namespace, one: Running, many: Running, rounds: i
     rows.append(memory_row(f"after {rotations} renewals", many.started.process.memory()))
 
     here = machine.describe()
-    facts = [("workers", str(WORKERS)), ("rounds", f"{rounds} of {options.handshakes} handshakes, in turn")]
+    facts = [
+        ("load average", f"{os.getloadavg()[1]:.1f} over five minutes, this run included"),
+        ("workers", str(WORKERS)),
+        ("rounds", f"{rounds} of {options.handshakes} handshakes, in turn"),
+    ]
     renewals = [
         ["renewals under load", str(rotations)],
         ["renewal to shown, median", f"{median(shown_ms):.0f} ms"],

@@ -25,7 +25,7 @@ from tests.cluster.support import (
     tls_secret,
     trusting,
 )
-from tests.cluster.test_install import _asked, assert_nothing_forbidden
+from tests.cluster.test_install import _asked, assert_nothing_forbidden, refused
 from tools.envtest.cluster import Cluster
 
 HOST = "shop.example.com"
@@ -154,9 +154,13 @@ async def test_a_certificate_that_comes_later_and_is_renewed(cluster, shop, char
     assert [line for line in secret_of_keys(last.key_pem, leaf(HOST, number=6).key_pem) if line in text] == []
 
 
-async def test_default_certificate_of_another_namespace(cluster, shop, chart, elsewhere):
+@pytest.mark.parametrize("scoped", [False, True], ids=["cluster", "namespaced"])
+async def test_default_certificate_of_another_namespace(cluster, shop, chart, elsewhere, scoped):
     """`controller.defaultSSLCertificate`: for unknown names, none, and hosts without a certificate; renewed like others."""
     values = {"controller": {**QUICK, "defaultSSLCertificate": f"{elsewhere}/edge-tls"}}
+    if scoped:
+        values["rbac"] = {"scope": True}
+        values["controller"] |= {"scope": {"enabled": True}, "ingressClassResource": {"enabled": False}}
     release: Release = await asyncio.to_thread(chart, values)
     address = await asyncio.to_thread(release.address)
     own = leaf(HOST)
@@ -178,8 +182,12 @@ async def test_default_certificate_of_another_namespace(cluster, shop, chart, el
     renewed = issue("*.example.net", number=6)
     await asyncio.to_thread(cluster.apply, tls_secret("edge-tls", renewed), namespace=elsewhere)
     await becomes_shown(address, "nobody.example.net", renewed)
-    await asyncio.to_thread(assert_nothing_forbidden, release)
-    assert ("", "secrets", "watch") in _asked(cluster, shop)
+    if scoped:
+        allowed = {("networking.k8s.io", "ingressclasses", "list")}  # docs/kubernetes.md
+        assert await asyncio.to_thread(refused, cluster, shop, "aioingress") <= allowed
+    else:
+        await asyncio.to_thread(assert_nothing_forbidden, release)
+    assert ("", "secrets", "watch") in await asyncio.to_thread(_asked, cluster, shop)
 
 
 async def test_secrets_of_others_are_refused(cluster, shop, chart, elsewhere):
