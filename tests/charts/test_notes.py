@@ -41,6 +41,7 @@ def test_class_of_the_example_is_the_one_that_was_installed(noted: Chart) -> Non
 @pytest.mark.parametrize(
     ("values", "warning"),
     [
+        ({"service": {"targetPorts": {"https": "http"}}}, "controller.service.targetPorts.https=http"),
         ({"admissionWebhooks": {"enabled": True}}, "controller.admissionWebhooks.enabled"),
         ({"terminationGracePeriodSeconds": 60}, "controller.terminationGracePeriodSeconds (60)"),
         ({"lifecycle": {"preStop": {"exec": {"command": ["/wait-shutdown"]}}}}, "/wait-shutdown"),
@@ -71,6 +72,20 @@ def test_nothing_to_say(noted: Chart) -> None:
     notes = noted.notes({"controller": options})
     assert "Warnings" not in notes
     assert "no effect" not in notes
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"use-forwarded-headers": "true"},
+        {"use-proxy-protocol": True},
+        {"ssl-redirect": False},
+        {"ssl-redirect": "false"},
+    ],
+)
+def test_tls_at_the_load_balancer_that_says_so(noted: Chart, config: dict[str, Any]) -> None:
+    notes = noted.notes({"controller": {"service": {"targetPorts": {"https": "http"}}, "config": config}})
+    assert "Warnings" not in notes
 
 
 def test_values_without_effect_are_named(noted: Chart) -> None:
