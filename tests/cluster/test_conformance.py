@@ -87,6 +87,8 @@ def address(cluster: Cluster):
     for name in ("host-rules", "load-balancing", "exact", "prefix", "mixed", "trailing"):
         cluster.eventually(lambda name=name: shown(cluster, name) == [{"ip": found}], f"the address of {name}")
     yield found
+    # At once: a namespace takes its time to go, and the default backend takes requests of the tests after this one.
+    cluster.kubectl("delete", "ingress", "--all", "-n", NAMESPACE)
     release.uninstall()
     cluster.delete(f"/api/v1/namespaces/{NAMESPACE}")
 

@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import secrets
+import ssl
 import time
 
 import pytest
@@ -265,3 +266,37 @@ async def test_client_certificates_by_the_chart(cluster, shop, chart):
     await asyncio.to_thread(cluster.apply, authority(alice), namespace=shop)
     await fetch_until(address, HOST, status=400, port=443, tls=context)
     await asyncio.to_thread(assert_nothing_forbidden, release)
+
+
+async def test_options_of_tls_are_live(cluster, shop, chart):
+    """A change of the ConfigMap holds for the next handshake; one that would end all of them is complained about instead."""
+    release: Release = await asyncio.to_thread(chart, {"controller": {**QUICK, "config": {"ssl-protocols": "TLSv1.2"}}})
+    address = await asyncio.to_thread(release.address)
+    own = leaf(HOST)
+    await asyncio.to_thread(
+        cluster.apply,
+        tls_secret("shop-tls", own, [INTERMEDIATE]),
+        ingress("shop", HOST, "shop", secret="shop-tls"),
+        namespace=shop,
+    )
+    await becomes_shown(address, HOST, own)
+    old, new = trusting(ROOT), trusting(ROOT)
+    old.maximum_version, new.minimum_version = ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3
+    assert (await fetch(address, HOST, port=443, tls=old)).status == 200
+
+    def change(**data: str) -> None:
+        path = f"/api/v1/namespaces/{shop}/configmaps/aioingress-controller"
+        cluster.patch(path, {"data": {name.replace("_", "-"): value for name, value in data.items()}})
+
+    await asyncio.to_thread(change, ssl_protocols="TLSv1.3", ssl_ciphers="nonsense")
+    await fetch_until(address, HOST, port=443, tls=new)
+    events = await asyncio.to_thread(
+        cluster.eventually,
+        lambda: [m for m in _events(cluster, shop, "aioingress-controller") if "ssl-ciphers" in m],
+        "an Event of the ConfigMap",
+    )
+    assert "OpenSSL knows no cipher" in events[0]
+    with pytest.raises(OSError):  # an alert, or the end of the connection
+        await fetch(address, HOST, port=443, tls=old)
+    await asyncio.to_thread(change, ssl_protocols="TLSv1.2 TLSv1.3")
+    await fetch_until(address, HOST, port=443, tls=old)
