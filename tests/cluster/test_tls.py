@@ -300,3 +300,36 @@ async def test_options_of_tls_are_live(cluster, shop, chart):
         await fetch(address, HOST, port=443, tls=old)
     await asyncio.to_thread(change, ssl_protocols="TLSv1.2 TLSv1.3")
     await fetch_until(address, HOST, port=443, tls=old)
+
+
+async def test_no_event_about_a_secret_that_is_there(cluster, shop, chart):
+    """Secrets are read when an Ingress names them: that one hasn't been read yet is no mistake of anybody."""
+    release: Release = await asyncio.to_thread(chart, {"controller": QUICK})
+    address = await asyncio.to_thread(release.address)
+    own = leaf("*.example.com")
+    named = [f"shop-{number}" for number in range(5)]
+    await asyncio.to_thread(
+        cluster.apply, *(tls_secret(name, own, [INTERMEDIATE]) for name in ("first", *named)), namespace=shop
+    )
+    # whoever leads writes Events: one about a Secret that isn't there tells that there is a leader
+    await asyncio.to_thread(
+        cluster.apply,
+        ingress("first", "first.example.com", "shop", secret="first"),
+        ingress("gone", "gone.example.com", "shop", secret="gone"),
+        namespace=shop,
+    )
+    await asyncio.to_thread(
+        cluster.eventually, lambda: messages(cluster, shop, "gone", "SecretNotFound"), "an Event of the Ingress"
+    )
+    for number, name in enumerate(named):
+        site = json.loads(ingress(name, f"{name}.example.com", "shop", secret=name))
+        await asyncio.to_thread(cluster.apply, json.dumps(site), namespace=shop)
+        await becomes_shown(address, f"{name}.example.com", own)
+        if number == len(named) - 1:  # the Event of another fault comes later than one about this would have
+            broken = ingress("last", "last.example.com", "shop", secret="nothing")
+            await asyncio.to_thread(cluster.apply, broken, namespace=shop)
+            await asyncio.to_thread(
+                cluster.eventually, lambda: messages(cluster, shop, "last", "SecretNotFound"), "the last Event"
+            )
+    told = {name: await asyncio.to_thread(messages, cluster, shop, name, "SecretNotFound") for name in named}
+    assert told == {name: [] for name in named}
