@@ -50,6 +50,7 @@ from ingress.workers.supervisor import Supervisor
 _log = logging.getLogger(__name__)
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _EXPIRY_PERIOD_S = 86400.0
+_REFERENCES_S = 1.0  # how long a build waits for Secrets and ConfigMaps that it is the first to name
 _FIRST_LOOKUP_S = 2.0  # how long readiness waits for the addresses of ExternalName Services
 _FILES, _KUBERNETES = "files", "kubernetes"
 
@@ -59,6 +60,9 @@ class Source(Protocol):
 
     async def run(self) -> None:
         """Feed the store, until cancelled."""
+
+    def refer(self, built: Compilation) -> None:
+        """What this build names is to be read."""
 
     def compiled(self, built: Compilation, verdicts: Sequence[Verdict]) -> None:
         """The newest build, before the workers have it. `verdicts` are all there are."""
@@ -107,6 +111,9 @@ class Manifests:
 
     async def run(self) -> None:
         await self._files.run()
+
+    def refer(self, built: Compilation) -> None:
+        pass
 
     def compiled(self, built: Compilation, verdicts: Sequence[Verdict]) -> None:
         pass
@@ -251,6 +258,7 @@ class Controller:
 
     async def _translate(self, pool: WorkerPool, source: Source, group: asyncio.TaskGroup) -> None:
         first = True
+        held_until: float | None = None
         async for change in self._store.changes():
             began = time.monotonic()
             try:
@@ -259,6 +267,9 @@ class Controller:
                 _log.exception("a change could not be translated; the table before it stays in service")
                 continue
             self._resolver.set_hosts(built.external_names)
+            held_until = await self._hold(source, built, held_until)
+            if held_until is not None:
+                continue
             if first or built.table.id != self._table.id:
                 self._generation = pool.publish(built.table)
                 self._published_at = time.monotonic()
@@ -285,6 +296,20 @@ class Controller:
                 gc.set_threshold(20000, 20, 100)
                 gc.freeze()
                 group.create_task(self._settle(source, built.external_names), name="first-lookups")
+
+    async def _hold(self, source: Source, built: Compilation, held_until: float | None) -> float | None:
+        """Wait for what this build is the first to name: a Secret that hasn't been read yet isn't missing.
+
+        A time: it has come, and with it another build, which is to be published instead; not for longer than that. None: publish this one.
+        """
+        was_settled = source.settled
+        source.refer(built)
+        if not was_settled or source.settled:
+            return None
+        deadline = time.monotonic() + _REFERENCES_S if held_until is None else held_until
+        while not source.settled and time.monotonic() < deadline:  # noqa: ASYNC110 - made of several states
+            await asyncio.sleep(0.005)
+        return deadline if self._store.waiting and time.monotonic() < deadline else None
 
     def _all_verdicts(self) -> tuple[Verdict, ...]:
         return (*self._found, *expiry_verdicts(self._certificates, datetime.now(UTC)))

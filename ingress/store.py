@@ -97,6 +97,11 @@ class Store:
         """As last handed out."""
         return self._state
 
+    @property
+    def waiting(self) -> bool:
+        """Something was noted since the last `collect`."""
+        return self._wake.is_set()
+
     def update(
         self, source: str, objects: Mapping[ObjectRef, KubernetesObject], verdicts: Sequence[Verdict] = ()
     ) -> None:

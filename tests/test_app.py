@@ -161,6 +161,39 @@ async def test_connections_to_the_cluster_end_with_a_failed_start(tmp_path, monk
     assert closed == ["http://127.0.0.1:9"] * 2
 
 
+@pytest.mark.parametrize(
+    ("settled", "comes", "patience_s", "held"),
+    [
+        (True, True, 60.0, True),  # it has been read: the build that knows it is published instead
+        (True, False, 60.0, False),  # it isn't there
+        (True, None, 0.0, False),  # the API server takes its time
+        (False, True, 60.0, False),  # something else is missing already: nobody waits for that again
+    ],
+)
+async def test_a_build_waits_for_what_it_is_the_first_to_name(tmp_path, monkeypatch, settled, comes, patience_s, held):
+    """A Secret that hasn't been read yet isn't missing: no default certificate in between, no false Event."""
+    monkeypatch.setattr(app, "_REFERENCES_S", patience_s)
+    controller = Controller(settings(tmp_path))
+    loop = asyncio.get_running_loop()
+
+    class Reading:
+        def __init__(self):
+            self.settled = settled
+
+        def refer(self, built):
+            self.settled = False
+            if comes is not None:
+                loop.call_soon(self.read)
+
+        def read(self):
+            if comes:
+                controller._store.update("kubernetes", {})
+            self.settled = True
+
+    built = controller._compiler.compile(ClusterState(), None)
+    assert (await controller._hold(Reading(), built, None) is not None) is held
+
+
 async def test_certificates_come_to_their_end_without_a_change(tmp_path, monkeypatch):
     """Looked at again from time to time: the warning reaches whoever a build's verdicts do."""
     monkeypatch.setattr(app, "_EXPIRY_PERIOD_S", 0)

@@ -58,6 +58,9 @@ class Cluster:
 
     # ---- what the controller tells --------------------------------------------------------------------------------
 
+    def refer(self, built: Compilation) -> None:
+        self._source.set_references(built.references)
+
     def compiled(self, built: Compilation, verdicts: Sequence[Verdict]) -> None:
         self._source.set_references(built.references)
         self._source.follow_services(built.tcp_namespaces)
