@@ -307,8 +307,7 @@ class Controller:
         if not was_settled or source.settled:
             return None
         deadline = time.monotonic() + _REFERENCES_S if held_until is None else held_until
-        while not source.settled and time.monotonic() < deadline:  # noqa: ASYNC110 - made of several states
-            await asyncio.sleep(0.005)
+        await _until_settled(source, deadline)
         return deadline if self._store.waiting and time.monotonic() < deadline else None
 
     def _all_verdicts(self) -> tuple[Verdict, ...]:
@@ -480,6 +479,11 @@ def serve(settings: Settings) -> int:
         return await Controller(settings).run()
 
     return loops.run(main())
+
+
+async def _until_settled(source: Source, deadline: float) -> None:
+    while not source.settled and time.monotonic() < deadline:  # noqa: ASYNC110 - made of several states
+        await asyncio.sleep(0.005)
 
 
 def demo(settings: Settings, manifests: Path | None) -> int:
