@@ -259,7 +259,7 @@ class Exchange:
         self.body_whole = False  # kept for a retry up to the bound of request buffering
 
         self.route: Any = None  # proxy.link.LinkedRoute
-        self.upstream: Any = None  # proxy.link.UpstreamRuntime
+        self.upstream: Any = None  # proxy.upstream_runtime.UpstreamRuntime
         self.endpoint: EndpointState | None = None
         self.tried: list[EndpointState] | None = None
         self.attempts = 0

@@ -35,8 +35,10 @@ from ingress.proxy.common import Common
 from ingress.proxy.errorpages import ErrorPages
 from ingress.proxy.http1 import reason_phrase
 from ingress.proxy.httpdate import http_date
-from ingress.proxy.link import IDEMPOTENT, LinkedRoute, Runtime, Snapshot, UpstreamRuntime
+from ingress.proxy.link import LinkedRoute, Runtime, Snapshot
+from ingress.proxy.retry import IDEMPOTENT
 from ingress.proxy.upstream import UpstreamConnection
+from ingress.proxy.upstream_runtime import UpstreamRuntime
 from ingress.routing.path import decoded_view, is_normal, normalize_path
 from ingress.routing.table import Route
 from ingress.routing.trie import PathIndex

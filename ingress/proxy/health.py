@@ -35,7 +35,7 @@ _BEGINNING = b"HTTP/1."
 
 
 class Checked(Protocol):
-    """`proxy.link.UpstreamRuntime`, or one of its parts."""
+    """`proxy.upstream_runtime.UpstreamRuntime`, or one of its parts."""
 
     @property
     def upstream(self) -> Upstream: ...

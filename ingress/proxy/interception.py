@@ -23,7 +23,8 @@ from ingress.exchange import (
 )
 
 if TYPE_CHECKING:
-    from ingress.proxy.link import LinkedFallback, LinkedRoute, UpstreamRuntime
+    from ingress.proxy.link import LinkedFallback, LinkedRoute
+    from ingress.proxy.upstream_runtime import UpstreamRuntime
 
 _TOLD = (
     b"X-Code",
