@@ -1,5 +1,7 @@
 """Whether a request may be sent again: nginx's `proxy_next_upstream`, in the form the forwarder asks for."""
 
+from ingress.errors import Reason
+from ingress.exchange import Exchange
 from ingress.routing.table import RetryOn, TrafficPolicy
 
 _STATUS_RETRIES = {
@@ -11,6 +13,8 @@ _STATUS_RETRIES = {
     RetryOn.HTTP_503: 503,
     RetryOn.HTTP_504: 504,
 }
+_TIMEOUTS = frozenset((Reason.CONNECT_TIMEOUT, Reason.READ_TIMEOUT, Reason.SEND_TIMEOUT))
+_NOTHING_SENT = frozenset((Reason.CONNECT_FAILED, Reason.CONNECT_TIMEOUT, Reason.TLS_FAILED))
 IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"))
 
 
@@ -31,3 +35,36 @@ class RetryRule:
     def method_allows(self, method: bytes) -> bool:
         """Whether a request of this method may be sent a second time (RFC 9110 section 9.2.2)."""
         return self.non_idempotent or method in IDEMPOTENT
+
+
+def may_retry(exchange: Exchange, reason: Reason, now: float) -> bool:
+    """The only decision about sending a request again (nginx's proxy_next_upstream). Takes an attempt back that cost nothing."""
+    rule: RetryRule = exchange.route.retry
+    if reason in _TIMEOUTS:
+        wanted = rule.on_timeout
+    elif reason is Reason.UPSTREAM_PROTOCOL:
+        wanted = rule.invalid_header
+    else:
+        wanted = rule.on_error
+    if not wanted:
+        return False
+    if reason is Reason.CONNECT_FAILED and rule.tries != 1:
+        # Nobody got it, and it took no time: not one of the tries. When a Service shrinks, most of its endpoints may refuse at once
+        # before we hear that they are gone.
+        exchange.attempts -= 1
+    if not tries_left(exchange, now):
+        return False
+    return (reason in _NOTHING_SENT and not exchange.body_discarded) or repeatable(exchange)
+
+
+def tries_left(exchange: Exchange, now: float) -> bool:
+    rule: RetryRule = exchange.route.retry
+    if rule.tries and exchange.attempts >= rule.tries:
+        return False
+    return not rule.timeout_s or now - exchange.started < rule.timeout_s
+
+
+def repeatable(exchange: Exchange) -> bool:
+    """Whether what an endpoint may have acted on can be sent a second time."""
+    rule: RetryRule = exchange.route.retry
+    return not exchange.body_discarded and rule.method_allows(exchange.method)
