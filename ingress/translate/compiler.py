@@ -4,7 +4,7 @@ Three layers, each rebuilt only where something below it changed:
 
 1. fragments: one Ingress with the Services it names (`fragment`);
 2. hosts and the catch-all: all fragments that have the host (`conflicts`);
-3. upstreams: a Service port with its endpoints (`backends`).
+3. upstreams: a Service port with its endpoints (`backends`, `upstream_layer`).
 
 TLS (`tls.hosts`) is part of layer 2: the certificate of a host is chosen where its routes are.
 
@@ -21,11 +21,9 @@ from itertools import compress
 import msgspec
 
 from ingress.config import ProxySettings, TranslateSettings
-from ingress.errors import Severity, Verdict, VerdictReason
+from ingress.errors import Verdict, VerdictReason
 from ingress.model import (
     ClusterState,
-    Endpoints,
-    EndpointSlice,
     Ingress,
     IngressClass,
     Kind,
@@ -41,10 +39,9 @@ from ingress.routing.table import (
     Route,
     RoutingTable,
     TCPService,
-    Upstream,
     UpstreamKey,
 )
-from ingress.translate.backends import BuiltUpstream, UpstreamSpec, build_upstream
+from ingress.translate.backends import build_upstream
 from ingress.translate.classes import Claim, ClassIndex
 from ingress.translate.conflicts import by_precedence, choose_catch_all, merge_host
 from ingress.translate.context import Context, allowed_middleware, objects_of
@@ -55,16 +52,17 @@ from ingress.translate.fragment import Fragment, build_fallback, build_fragment
 from ingress.translate.health_checks import asked_of
 from ingress.translate.options import DEFAULT_OPTIONS
 from ingress.translate.options.parse import Good, ParsedOptions, read_options
-from ingress.translate.report import Report, VerdictBook, shown
+from ingress.translate.report import Report, VerdictBook
 from ingress.translate.tcp_services import TCPFragment, build_tcp_services
 from ingress.translate.tls.hosts import CertificateUse, wildcard_above
 from ingress.translate.tls.layer import TLSLayer
+from ingress.translate.upstream_layer import UpstreamLayer
 
 _FALLBACK: NamespacedName = ("\0", "default backend of the controller")  # not the name of any Ingress
 _TCP_SERVICES: NamespacedName = ("\0", "TCP services")
 _BACKING = frozenset((Kind.SERVICE, Kind.ENDPOINTS, Kind.ENDPOINT_SLICE))
 _REFERRED = frozenset((Kind.SECRET, Kind.CONFIG_MAP))
-_HOST, _UPSTREAM, _DEFAULT, _ALIAS, _TCP, _SETTINGS = b"host", b"upstream", b"default", b"alias", b"tcp", b"settings"
+_HOST, _DEFAULT, _ALIAS, _TCP, _SETTINGS = b"host", b"default", b"alias", b"tcp", b"settings"
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,18 +165,7 @@ class _Memory:
         self._tcp: dict[int, TCPService] = {}
         self._tcp_digests: dict[int, bytes] = {}
         # Layer 3
-        self._references: dict[UpstreamKey, int] = {}  # how often hosts and the catch-all name it
-        self._users: dict[
-            UpstreamKey, set[NamespacedName]
-        ] = {}  # Ingresses that name it, even if they lost their paths
-        self._derived: dict[UpstreamKey, UpstreamSpec] = {}  # of upstreams that no fragment names (`canaries`)
-        self._built: dict[UpstreamKey, BuiltUpstream] = {}
-        self._upstreams: dict[UpstreamKey, Upstream] = {}
-        self._upstream_digests: dict[UpstreamKey, bytes] = {}
-        self._by_service: dict[NamespacedName, set[UpstreamKey]] = {}
-        self._backing: dict[NamespacedName, tuple[tuple[EndpointSlice, ...], Endpoints | None]] = {}
-        self._by_external_name: dict[str, set[UpstreamKey]] = {}
-        self._addresses: dict[str, tuple[str, ...] | None] = {}
+        self._upstreams = UpstreamLayer(settings, self._options, self._digest, self._verdicts)
 
     def compile(
         self, state: ClusterState, changed: frozenset[ObjectRef] | None, resolved_changed: frozenset[str] = frozenset()
@@ -196,11 +183,11 @@ class _Memory:
             ingresses |= self._named_by.get(owner, set())
         for ref in self._changed_objects(state, kinds):
             ingresses |= self._referrers[ref]
-        stale_upstreams = self._changed_upstreams(
+        stale_upstreams = self._upstreams.changed(
             state, kinds, services | rechecked, resolved_changed, unknown=kinds is None
         )
         if stale_options:
-            stale_upstreams |= self._built.keys()
+            stale_upstreams |= self._upstreams.keys
 
         dirty_hosts: set[HostPattern] = set()
         recheck: set[NamespacedName] = set()  # Ingresses whose upstreams may have lost or gained their last endpoint
@@ -221,9 +208,9 @@ class _Memory:
             catch_all_dirty = True  # who has endpoints decides
         default_changed = catch_all_dirty and self._choose_catch_all(wanted, state)
         tcp_changed = _TCP_SERVICES in ingresses and self._replace_tcp_services(wanted)
-        upstreams_changed = self._update_upstreams(state, stale_upstreams | wanted, recheck)
+        upstreams_changed = self._upstreams.update(state, stale_upstreams | wanted, recheck)
         for key in recheck:
-            self._report_empty(key)
+            self._upstreams.report_empty(key, self._fragments.get(key))
         settings_changed = self._replace_proxy()
         return self._publish(hosts_changed, default_changed, upstreams_changed, tcp_changed or settings_changed)
 
@@ -238,6 +225,7 @@ class _Memory:
         self._verdicts.put(("options", ""), parsed.verdicts)
         self._references_changed |= parsed.references != before.references
         old, self._options = self._options, parsed.options
+        self._upstreams.use_options(parsed.options)
         # What only the workers read costs no compilation.
         return dataclasses.replace(old, proxy=None) != dataclasses.replace(parsed.options, proxy=None)
 
@@ -313,33 +301,6 @@ class _Memory:
                 changed.append(ref)
         return changed
 
-    def _changed_upstreams(
-        self,
-        state: ClusterState,
-        kinds: set[Kind] | None,
-        services: Iterable[NamespacedName],
-        resolved_changed: frozenset[str],
-        *,
-        unknown: bool,
-    ) -> set[UpstreamKey]:
-        stale: set[UpstreamKey] = set()
-        for owner in services:
-            stale |= self._by_service.get(owner, set())
-        if kinds is None or Kind.ENDPOINTS in kinds or Kind.ENDPOINT_SLICE in kinds:
-            for owner, (slices, endpoints) in self._backing.items():
-                new_slices = state.slices.get(owner, ())
-                new_endpoints = state.endpoints.get(owner)
-                if new_endpoints is not endpoints or not _same_items(new_slices, slices):
-                    self._backing[owner] = (new_slices, new_endpoints)
-                    stale |= self._by_service[owner]
-        if unknown or resolved_changed:
-            for name, addresses in self._addresses.items():
-                new_addresses = state.resolved.get(name)
-                if new_addresses != addresses:
-                    self._addresses[name] = new_addresses
-                    stale |= self._by_external_name[name]
-        return stale
-
     # ---- layer 1 ----
 
     def _replace_fragment(
@@ -357,9 +318,7 @@ class _Memory:
                 if new is None or host not in new.hosts:
                     del self._members[host][key]
             for upstream in old.uses:
-                self._users[upstream].discard(key)
-                if not self._users[upstream]:
-                    del self._users[upstream]
+                self._upstreams.release(upstream, key)
             self._claimants.pop(key, None)
             self._deriving.pop(key, None)
         if new is None:
@@ -374,7 +333,7 @@ class _Memory:
             dirty_hosts.add(host)
             self._members.setdefault(host, {})[key] = new
         for upstream, use in new.uses.items():
-            self._users.setdefault(upstream, set()).add(key)
+            self._upstreams.use(upstream, key, use.spec)
             before = None if old is None else old.uses.get(upstream)
             if before is not None and before.spec != use.spec:
                 stale.add(upstream)  # the same by key, with other content of a Secret
@@ -471,9 +430,7 @@ class _Memory:
                     new = self._tls.merge(merged.routes, [f for f in fragments if f.canary is None])
                 else:
                     self._tls.remove(host)
-                # The same by key may have other content of a Secret.
-                wanted |= {key for key, spec in merged.derived.items() if self._derived.get(key, spec) != spec}
-                self._derived.update(merged.derived)
+                self._upstreams.derive(merged.derived, wanted)
                 self._verdicts.put(("host", host), merged.verdicts)
             else:
                 del self._members[host]
@@ -483,8 +440,8 @@ class _Memory:
             if new == old:
                 continue
             changed = True
-            self._count(_upstreams_of_host(new), +1, wanted)  # first, so that what stays never counts 0
-            self._count(_upstreams_of_host(old), -1, wanted)
+            self._upstreams.count(_upstreams_of_host(new), +1, wanted)  # first, so that what stays never counts 0
+            self._upstreams.count(_upstreams_of_host(old), -1, wanted)
             if new is None:
                 del self._hosts[host]
                 self._digest.replace(self._host_digests.pop(host, None), None)
@@ -523,8 +480,8 @@ class _Memory:
             default = fallback.catch_all.route
         if default == self._default:
             return False
-        self._count(_upstreams_of_route(default), +1, wanted)
-        self._count(_upstreams_of_route(self._default), -1, wanted)
+        self._upstreams.count(_upstreams_of_route(default), +1, wanted)
+        self._upstreams.count(_upstreams_of_route(self._default), -1, wanted)
         self._default = default
         digest = part_digest(_DEFAULT, default) if default is not None else None
         self._digest.replace(self._default_digest, digest)
@@ -536,8 +493,8 @@ class _Memory:
         old, new = self._tcp, fragment.tcp if isinstance(fragment, TCPFragment) else {}
         if new == old:
             return False
-        self._count((service.upstream for service in new.values()), +1, wanted)
-        self._count((service.upstream for service in old.values()), -1, wanted)
+        self._upstreams.count((service.upstream for service in new.values()), +1, wanted)
+        self._upstreams.count((service.upstream for service in old.values()), -1, wanted)
         self._tcp = new
         digests = {port: part_digest(_TCP, service) for port, service in new.items()}
         for port in old.keys() | new.keys():
@@ -556,107 +513,6 @@ class _Memory:
         except Exception:  # a bug of ours: layer 3 meets it too, and reports it
             return False
 
-    def _count(self, upstreams: Iterable[UpstreamKey], by: int, wanted: set[UpstreamKey]) -> None:
-        """Count references; those that appear or disappear go into `wanted`."""
-        references = self._references
-        for key in upstreams:
-            count = references.get(key, 0) + by
-            references[key] = count
-            if count == 0 or (count == 1 and by == 1):
-                wanted.add(key)
-
-    # ---- layer 3 ----
-
-    def _update_upstreams(self, state: ClusterState, keys: Iterable[UpstreamKey], recheck: set[NamespacedName]) -> bool:
-        changed = False
-        for key in keys:
-            old = self._built.get(key)
-            new = self._build(key, state) if self._references.get(key) else None
-            if new is None:
-                self._references.pop(key, None)
-                self._derived.pop(key, None)
-            if old is None and new is None:
-                continue
-            if (old.why_empty if old is not None else None) != (new.why_empty if new is not None else None):
-                recheck |= self._users.get(key, set())
-            self._index(key, old, new, state)
-            self._verdicts.put(("upstream", key), new.verdicts if new is not None else ())
-            if new is None:
-                changed = True
-                del self._built[key], self._upstreams[key]
-                self._digest.replace(self._upstream_digests.pop(key), None)
-                continue
-            self._built[key] = new
-            if old is None or old.upstream != new.upstream:
-                changed = True
-                self._upstreams[key] = new.upstream
-                digest = part_digest(_UPSTREAM, new.upstream)
-                self._digest.replace(self._upstream_digests.get(key), digest)
-                self._upstream_digests[key] = digest
-        return changed
-
-    def _build(self, key: UpstreamKey, state: ClusterState) -> BuiltUpstream | None:
-        users = self._users.get(key)
-        spec = self._fragments[next(iter(users))].uses[key].spec if users else self._derived.get(key)
-        if spec is None:
-            return None
-        try:
-            return build_upstream(spec, state, self._settings, self._options)
-        except Exception as e:
-            report = Report(f"Service {spec.namespace}/{spec.service}", "")
-            report.error(
-                "",
-                VerdictReason.INVALID_OBJECT,
-                f"It is without endpoints, because compiling it failed ({type(e).__name__}). This is a bug of the controller.",
-            )
-            upstream = Upstream(key, spec.namespace, spec.service, spec.port)
-            return BuiltUpstream(upstream, report.verdicts(), "could not be compiled")
-
-    def _index(
-        self, key: UpstreamKey, old: BuiltUpstream | None, new: BuiltUpstream | None, state: ClusterState
-    ) -> None:
-        """Keep up who has to be built again when endpoints or addresses change."""
-        upstream = (new or old or _NOTHING).upstream
-        owner = (upstream.namespace, upstream.service)
-        if old is None:
-            self._by_service.setdefault(owner, set()).add(key)
-            self._backing.setdefault(owner, (state.slices.get(owner, ()), state.endpoints.get(owner)))
-        if new is None:
-            keys = self._by_service[owner]
-            keys.discard(key)
-            if not keys:
-                del self._by_service[owner], self._backing[owner]
-        old_name = old.external_name if old is not None else ""
-        new_name = new.external_name if new is not None else ""
-        if old_name and old_name != new_name:
-            keys = self._by_external_name[old_name]
-            keys.discard(key)
-            if not keys:
-                del self._by_external_name[old_name], self._addresses[old_name]
-        if new_name:
-            self._by_external_name.setdefault(new_name, set()).add(key)
-            self._addresses.setdefault(new_name, state.resolved.get(new_name))
-
-    def _report_empty(self, key: NamespacedName) -> None:
-        """A warning for each Service port that an Ingress uses and that has no endpoints."""
-        fragment = self._fragments.get(key)
-        verdicts: list[Verdict] = []
-        for upstream, use in fragment.uses.items() if fragment is not None else ():
-            built = self._built.get(upstream)
-            if fragment is not None and built is not None and built.why_empty and use.consequence:
-                verdicts.append(
-                    Verdict(
-                        object=str(fragment.ref),
-                        field=use.field,
-                        reason=VerdictReason.NO_ENDPOINTS,
-                        message=f"{use.consequence}: Service {use.spec.service} {built.why_empty}.",
-                        severity=Severity.WARNING,
-                        value=shown(f"{use.spec.service}:{use.spec.port}"),
-                        origin=fragment.origin,
-                    )
-                )
-        self._verdicts.put(("empty", key), tuple(verdicts))
-
     # ---- the result ----
 
     def _publish(
@@ -671,7 +527,7 @@ class _Memory:
                 id=self._digest.hexdigest(),
                 hosts={**self._hosts, **self._twins} if last is None or hosts_changed else last.table.hosts,
                 aliases=self._aliases,
-                upstreams=dict(self._upstreams) if last is None or upstreams_changed else last.table.upstreams,
+                upstreams=self._upstreams.upstreams() if last is None or upstreams_changed else last.table.upstreams,
                 default=self._default,
                 tcp_services=self._tcp,
                 certificates=self._tls.certificates() if last is None or tls_changed else last.table.certificates,
@@ -682,7 +538,7 @@ class _Memory:
         else:
             table = last.table
         verdicts = self._verdicts.all()
-        external_names: frozenset[str] = frozenset(self._by_external_name)
+        external_names = self._upstreams.external_names
         if self._served_changed or last is None:
             served = frozenset(self._served.values())
             self._served_changed = False
@@ -698,9 +554,6 @@ class _Memory:
         uses = self._tls.uses() if last is None or tls_changed else last.certificates
         self._result = Compilation(table, verdicts, external_names, served, references, tcp_namespaces, uses)
         return self._result
-
-
-_NOTHING = BuiltUpstream(Upstream(UpstreamKey(""), "", "", ""))
 
 
 def _class_verdicts(ingress: Ingress) -> tuple[Verdict, ...]:
@@ -741,10 +594,6 @@ def _not_as_seen(seen: Mapping[NamespacedName, Ingress], now: Mapping[Namespaced
     if len(seen) + len(changed - seen.keys()) > len(now):
         changed |= seen.keys() - now.keys()
     return changed
-
-
-def _same_items(a: tuple[EndpointSlice, ...], b: tuple[EndpointSlice, ...]) -> bool:
-    return a is b or (len(a) == len(b) and all(x is y for x, y in zip(a, b, strict=True)))
 
 
 def _same_objects(a: Mapping[str, object], b: Mapping[str, object]) -> bool:
