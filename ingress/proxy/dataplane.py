@@ -30,7 +30,8 @@ from ingress.proxy.proxy_protocol import ProxyHeader
 from ingress.proxy.sidecalls import SideCallClient
 from ingress.proxy.stream import StreamConnection, StreamContext
 from ingress.proxy.stream_ports import StreamPorts
-from ingress.proxy.upstream import Pool, UpstreamContext, Wire
+from ingress.proxy.upstream import Pool, UpstreamContext
+from ingress.proxy.wire import Wire
 from ingress.routing.table import RoutingTable, TableDelta, UpstreamKey
 from ingress.routing.tls import TLSHost
 from ingress.tls.contexts import Contexts

@@ -21,8 +21,8 @@ from ingress.proxy.health import HealthChecks
 from ingress.proxy.hooks import NO_HOOKS, bind_hooks, merge_features
 from ingress.proxy.interception import keep_fields
 from ingress.proxy.retry import RetryRule
-from ingress.proxy.upstream import Wire
 from ingress.proxy.upstream_runtime import UpstreamRuntime
+from ingress.proxy.wire import Wire
 from ingress.routing.regex import RegexPaths, find_host
 from ingress.routing.table import (
     Fallback,

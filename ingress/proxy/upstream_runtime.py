@@ -20,7 +20,7 @@ from ingress.balancing.registry import build_picker, build_ring, observes_latenc
 from ingress.exchange import Exchange
 from ingress.metrics import UpstreamStats
 from ingress.proxy.sessions import CookieSessions
-from ingress.proxy.upstream import Wire
+from ingress.proxy.wire import Wire
 from ingress.routing.table import AffinityMode, Balancing, Endpoint, LoadBalance, Upstream, UpstreamProtocol
 from ingress.variables import compile_value
 

@@ -13,7 +13,7 @@ from ingress.balancing.base import EndpointState
 from ingress.metrics import WorkerMetrics
 from ingress.middleware.base import Services
 from ingress.proxy.link import LinkedRoute, Runtime, Snapshot
-from ingress.proxy.upstream import Wire
+from ingress.proxy.wire import Wire
 from ingress.routing.table import (
     Endpoint,
     HostAlias,
