@@ -158,6 +158,13 @@ class UpstreamLayer:
             upstream = Upstream(key, spec.namespace, spec.service, spec.port)
             return BuiltUpstream(upstream, report.verdicts(), "could not be compiled")
 
+    def has_endpoints(self, spec: UpstreamSpec, state: ClusterState) -> bool:
+        """Whether it would have any."""
+        try:
+            return bool(build_upstream(spec, state, self._settings, self._options).upstream.endpoints)
+        except Exception:  # a bug of ours: it is met where the upstream is built too, and reported there
+            return False
+
     def _index(
         self, key: UpstreamKey, old: BuiltUpstream | None, new: BuiltUpstream | None, state: ClusterState
     ) -> None:

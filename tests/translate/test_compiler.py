@@ -10,7 +10,7 @@ from ingress.config import TranslateSettings
 from ingress.errors import VerdictReason
 from ingress.model import ClusterState, KubernetesObject, ObjectRef, Service
 from ingress.routing.table import HealthCheck, apply_delta, diff_tables
-from ingress.translate import Compiler, compile_table, compiler, fragment, upstream_layer
+from ingress.translate import Compiler, compile_table, compiler, fragment, host_layer, upstream_layer
 
 from .build import addresses, backend, ingress, ingress_class, path, reasons, rule, service, slice_of, state_of, targets
 
@@ -230,7 +230,7 @@ def test_nothing_is_remembered_of_what_is_gone(state: ClusterState) -> None:
     compiler_.compile(edited(state, *more)[0], None)
     empty = compiler_.compile(ClusterState(), None)
     assert empty == compile_table(ClusterState(), TranslateSettings())
-    for holder in (compiler_._memory, compiler_._memory._upstreams):
+    for holder in (compiler_._memory, compiler_._memory._hosts, compiler_._memory._upstreams):
         assert {name: value for name, value in vars(holder).items() if isinstance(value, dict) and value} == {}
 
 
@@ -281,7 +281,7 @@ def test_after_a_failed_call_the_next_starts_from_scratch(state: ClusterState, m
     compiler_.compile(state, None)
     state, changed = edited(state, ingress("ing-0", rule("h9.test", path("/", "svc-0"))))
     with monkeypatch.context() as patch:
-        patch.setattr(compiler, "merge_host", None)
+        patch.setattr(host_layer, "merge_host", None)
         with pytest.raises(TypeError):
             compiler_.compile(state, changed)
     assert compiler_.compile(state, frozenset()) == compile_table(state, TranslateSettings())
