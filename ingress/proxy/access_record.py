@@ -4,7 +4,7 @@ import time
 
 from ingress.accesslog import AccessRecord
 from ingress.exchange import Exchange
-from ingress.proxy.link import LinkedRoute
+from ingress.proxy.snapshot import LinkedRoute
 from ingress.routing.table import Route
 
 

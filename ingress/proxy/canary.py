@@ -16,7 +16,7 @@ Asked = Callable[[Exchange], bool | None]
 
 
 class Target(Protocol):
-    """`proxy.link.LinkedRoute`."""
+    """`proxy.snapshot.LinkedRoute`."""
 
     upstream: Any
 

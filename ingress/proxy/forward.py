@@ -29,11 +29,12 @@ from ingress.proxy.access_record import access_record
 from ingress.proxy.buffering import BodyBuffers, settle_framing
 from ingress.proxy.common import Common
 from ingress.proxy.errorpages import ErrorPages
-from ingress.proxy.link import LinkedRoute, Runtime, Snapshot
+from ingress.proxy.link import Runtime
 from ingress.proxy.matching import certificate_holds, find_unusual
 from ingress.proxy.reasons import CLOSING, MESSAGES, status_of
 from ingress.proxy.request_ids import RequestIds, no_id
 from ingress.proxy.retry import IDEMPOTENT, may_retry, repeatable, tries_left
+from ingress.proxy.snapshot import LinkedRoute, Snapshot
 from ingress.proxy.upstream import UpstreamConnection
 from ingress.proxy.upstream_runtime import UpstreamRuntime
 from ingress.routing.path import is_normal

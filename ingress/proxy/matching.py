@@ -1,7 +1,7 @@
 """The parts of matching that few requests need: targets that aren't in normal form, and hosts that ask for certificates."""
 
 from ingress.exchange import Exchange
-from ingress.proxy.link import LinkedRoute, Snapshot
+from ingress.proxy.snapshot import LinkedRoute, Snapshot
 from ingress.routing.path import decoded_view, normalize_path
 from ingress.routing.trie import PathIndex
 from ingress.tls.choice import Standing, standing
