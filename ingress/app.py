@@ -176,6 +176,10 @@ class Controller:
         """Where the workers listen, ports chosen by the system included. Empty before the start."""
         return [address for kind, address in self._addresses if kind is ListenerKind.HTTP]
 
+    @property
+    def https_addresses(self) -> Sequence[tuple[str, int]]:
+        return [address for kind, address in self._addresses if kind is ListenerKind.HTTPS]
+
     async def run(self) -> int:
         """Serve until a signal (or `stop`), then drain. Returns the exit code; raises IngressError for what can't start."""
         settings = self._settings
@@ -473,5 +477,6 @@ def demo(settings: Settings, manifests: Path | None) -> int:
 async def _show_tour(controller: Controller, folder: Path) -> None:
     await controller.started.wait()
     await controller.ready()
-    print(render(curl_lines(Address(*controller.http_addresses[0]))), flush=True)
+    http, https = (Address(*found[0]) for found in (controller.http_addresses, controller.https_addresses))
+    print(render(curl_lines(http, https)), flush=True)
     print(f"# The manifests are in {folder}: edit one and see the change at once. Ctrl-C ends the demo.", flush=True)

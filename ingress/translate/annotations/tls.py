@@ -15,6 +15,7 @@ from ingress.routing.https import TLS_REDIRECT, ClientCertificate, RedirectWhen,
 from ingress.routing.table import Feature
 from ingress.routing.tls import ClientAuth, ClientVerify
 from ingress.translate.annotations import values
+from ingress.translate.ciphers import known_ciphers
 from ingress.translate.features import AnnotationError, AnnotationReader
 from ingress.translate.report import shown
 from ingress.translate.tls.authority import inspect_authority
@@ -122,7 +123,7 @@ def parse_tls_ask(reader: AnnotationReader, https_port: int, *, passthrough_enab
 def _ciphers(text: str) -> str:
     if not _CIPHERS.fullmatch(text):
         raise ValueError("it is not a list of ciphers as OpenSSL writes it: names with : between them")
-    return text
+    return known_ciphers(text)
 
 
 def _client(reader: AnnotationReader) -> ClientAsk | None:
