@@ -7,6 +7,7 @@ them until they are asked for, and a new table costs nothing here.
 import logging
 import ssl
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Protocol
 
 from ingress.config import TLSSettings
@@ -77,6 +78,17 @@ def load_certificate(context: ssl.SSLContext, certificate: Certificate) -> None:
 def _no_password() -> str:
     """Instead of OpenSSL's question at the terminal, which would stop the worker."""
     raise ssl.SSLError("the private key is encrypted")
+
+
+@lru_cache(maxsize=64)
+def usable_ciphers(ciphers: str) -> str:
+    """The list, or the default one if OpenSSL finds nothing in it: the controller knows names, not what their combination comes to."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).set_ciphers(ciphers)
+    except ssl.SSLError:
+        _log.error("the list of ciphers %r chooses none, the default one is in force", ciphers)
+        return TLSSettings().ciphers
+    return ciphers
 
 
 class StandardContext:
@@ -196,6 +208,7 @@ class Contexts:
         names, auth, ciphers, prefer, settings = key
         certificates = [self._table.certificates[name] for name in names]
         try:
+            ciphers = usable_ciphers(ciphers)
             if auth is not None:
                 from ingress.tls.clientcert import ClientAuthContext  # memory that only such hosts are worth
 

@@ -22,7 +22,6 @@ _NGINX_PART = re.compile(r"([0-9]+)(ms|[smhdwMy]?)", re.ASCII)
 _NGINX_UNITS = {"ms": 0.001, "": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800, "M": 2592000, "y": 31536000}
 _GO_DURATION = re.compile(r"(?:[0-9]{1,9}(?:\.[0-9]{1,9})?(?:ms|s|m|h))+", re.ASCII)
 _GO_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)", re.ASCII)
-_CIPHERS = re.compile(r"[A-Za-z0-9+\-_:!@=., ]{1,4096}", re.ASCII)
 _PROTOCOLS = ("TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3")
 _LOG_ONLY = frozenset(
     (
@@ -177,12 +176,6 @@ def protocols(value: str) -> tuple[str, ...]:
         other = next((word for word in words if word not in _PROTOCOLS), "")
         raise ValueError(f"{shown(other, 40) or 'nothing'} is none of {', '.join(_PROTOCOLS)}")
     return tuple(protocol for protocol in _PROTOCOLS if protocol in words)
-
-
-def ciphers(value: str) -> str:
-    if not _CIPHERS.fullmatch(value):
-        raise ValueError("it is not a list of ciphers as OpenSSL writes them")
-    return value
 
 
 def risk(value: str) -> Risk:
