@@ -209,12 +209,14 @@ def test_ciphers_that_choose_none(caplog: pytest.LogCaptureFixture, client_auth:
     one = table(
         {"a.example": A}, by_host=TLSHost(HostPattern("a.example"), (A.for_table().key,), client_auth, "ECDHE-RSA-RC4")
     )
+    contexts.usable_ciphers.cache_clear()  # what is said once
     found = using(one)
     found.choose("a.example", found.host("a.example"))
     assert "'ECDHE-RSA-RC4' chooses none" in caplog.text
 
 
 def test_global_ciphers_that_choose_none(caplog: pytest.LogCaptureFixture) -> None:
+    contexts.usable_ciphers.cache_clear()
     found = using(table({"a.example": A}), dataclasses.replace(SETTINGS, ciphers="HIGH:!ALL"))
     names = [cipher["name"] for cipher in chosen(found, "a.example").context.get_ciphers()]
     assert "ECDHE-ECDSA-AES128-GCM-SHA256" in names
