@@ -63,6 +63,9 @@ _CLOSING = frozenset(
 
 
 # Instead of what the status says in general; in nginx's words where it has some.
+_CLOSED = (
+    "This address is out of service until its configuration is put right."  # no Service, or a rule that can't be kept
+)
 _MESSAGES = {Reason.PLAIN_HTTP: "The plain HTTP request was sent to HTTPS port"}
 
 
@@ -221,7 +224,7 @@ class Forwarder:
         upstream = route.upstream
         if upstream is None:
             if not self._stand_in(exchange, route, now):
-                self.respond(exchange, route.status)
+                self.respond(exchange, route.status, _CLOSED if route.status == 503 else "")
             return
         exchange.upstream = upstream
         if exchange.body_framing and route.policy.request_buffering and not self._take_body_in(exchange):
