@@ -35,6 +35,7 @@ from ingress.config import (
     annotation_prefixes,
 )
 from ingress.errors import ConfigError, IngressError
+from ingress.nginxflags import INSTEAD
 
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
@@ -708,7 +709,11 @@ def _command_path(error: click.UsageError, arguments: list[str]) -> str:
 
 
 def _describe(error: click.UsageError) -> str:
-    """click's message; a bad value from the environment names the variable instead of the flag."""
+    """click's message; a bad value from the environment names the variable instead of the flag, and a flag of ingress-nginx what there is instead."""
+    if isinstance(error, click.NoSuchOption) and error.ctx is not None and error.ctx.command is serve:
+        instead = INSTEAD.get(error.option_name.lstrip("-"))
+        if instead is not None:
+            return f"no such option '{error.option_name}' (a flag of ingress-nginx): {instead}"
     if type(error) is not click.BadParameter or not isinstance(error.param, click.Option) or error.ctx is None:
         return error.format_message()
     option = error.param

@@ -1,5 +1,6 @@
 """The command line in process: what becomes of flags and environment, and what a person sees when they are wrong."""
 
+import re
 import subprocess
 import sys
 import types
@@ -7,11 +8,13 @@ from pathlib import Path
 
 import click
 import pytest
+import yaml
 
 from ingress import __version__
 from ingress.cli import cli, main
 from ingress.config import Address, ClassSettings, KubeSettings, ProxySettings, Settings, TranslateSettings
 from ingress.errors import ConfigError, SourceError
+from ingress.nginxflags import INSTEAD
 
 
 class App:
@@ -258,6 +261,15 @@ def test_every_option_has_a_tested_environment_variable():
     assert serve == {*ENVIRONMENT, *OF_A_CLUSTER, "INGRESS_MANIFESTS"}
 
 
+def test_flags_of_ingress_nginx_are_told_from_ours():
+    ours = {option.lstrip("-") for p in cli.commands["serve"].params for option in p.opts}
+    assert not ours & INSTEAD.keys()
+    named = {flag for why in INSTEAD.values() for flag in re.findall(r"--([a-z-]+)", why)}
+    assert named - {"version"} <= ours
+    chart = Path(__file__).parents[1] / "charts" / "aioingress" / "files" / "ignored.yaml"
+    assert yaml.safe_load(chart.read_text())["flags"].keys() <= INSTEAD.keys()
+
+
 def test_no_option_collides_with_what_kubernetes_injects():
     for command in cli.commands.values():
         for param in command.params:
@@ -354,6 +366,13 @@ BAD = [
     (["serve", "--election-ttl", "30x"], "'30x' is not a number of seconds from 0 to 86400;"),
     (["serve", "--update-status=si"], "invalid value for '--update-status': 'si' is neither true nor false;"),
     (["serve", "--manifest", "x"], "ingress serve: no such option '--manifest'. Did you mean '--manifests'?;"),
+    (
+        ["serve", "--http-port=80"],
+        "ingress serve: no such option '--http-port' (a flag of ingress-nginx): use --http-address;",
+    ),
+    (["serve", "-v=2"], "ingress serve: no such option '-v' (a flag of ingress-nginx): use --log-level;"),
+    (["serve", "--enable-metrics"], "leave it out: metrics are always served, at --admin-address;"),
+    (["demo", "--http-port=80"], "ingress demo: no such option '--http-port'. Did you mean '--http-address'?;"),
     (["serve", "--manifests"], "ingress serve: option '--manifests' requires an argument;"),
     (
         ["serve", "--manifests", "/no/such"],
