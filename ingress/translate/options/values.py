@@ -171,10 +171,11 @@ def switch(value: str) -> bool:
 
 def protocols(value: str) -> tuple[str, ...]:
     words = value.split()
-    known = [word for word in words if word in _PROTOCOLS]
-    if not words or len(known) != len(words):
-        other = next((word for word in words if word not in _PROTOCOLS), "")
-        raise ValueError(f"{shown(other, 40) or 'nothing'} is none of {', '.join(_PROTOCOLS)}")
+    if not words:
+        raise ValueError("it is empty")
+    for word in words:
+        if word not in _PROTOCOLS:
+            raise ValueError(f"{shown(word, 40)} is none of {', '.join(_PROTOCOLS)}")
     return tuple(protocol for protocol in _PROTOCOLS if protocol in words)
 
 
