@@ -9,8 +9,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
-import re2
 
+from ingress.expressions import compile_text_expression
 from ingress.routing.https import TLS_REDIRECT, ClientCertificate, RedirectWhen, TLSRedirect
 from ingress.routing.table import Feature
 from ingress.routing.tls import ClientAuth, ClientVerify
@@ -170,11 +170,9 @@ def _match_dn(text: str) -> str:
         raise ValueError("it does not start with CN=")
     if len(text) > _PATTERN_LIMIT:
         raise ValueError(f"it is longer than {_PATTERN_LIMIT} characters")
-    options = re2.Options()
-    options.log_errors = False
     try:
-        re2.compile(text, options)
-    except re2.error as e:
+        compile_text_expression(text)
+    except ValueError as e:
         raise ValueError("it is not a regular expression (RE2)") from e
     return text
 
