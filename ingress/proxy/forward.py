@@ -136,7 +136,7 @@ class Forwarder:
         upstream = route.upstream
         if upstream is None:
             if not self._stand_in(exchange, route, now):
-                self.respond(exchange, route.status)
+                self.respond(exchange, route.status, MESSAGES[Reason.ROUTE_CLOSED] if route.status == 503 else "")
             return
         exchange.upstream = upstream
         if exchange.body_framing and route.policy.request_buffering and not self._take_body_in(exchange):

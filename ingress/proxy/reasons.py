@@ -16,7 +16,10 @@ CLOSING = frozenset(
     )
 )
 # Instead of what the status says in general; in nginx's words where it has some.
-MESSAGES = {Reason.PLAIN_HTTP: "The plain HTTP request was sent to HTTPS port"}
+MESSAGES = {
+    Reason.PLAIN_HTTP: "The plain HTTP request was sent to HTTPS port",
+    Reason.ROUTE_CLOSED: "This address is out of service until its configuration is put right.",  # no Service, or a rule that can't be kept
+}
 
 
 def status_of(reason: Reason) -> int:

@@ -190,6 +190,13 @@ class _Builder:
             created = UNKNOWN_AGE
         if not self._has_valid_name():
             return Fragment(ingress.ref, ingress.origin, created, verdicts=report.verdicts())
+        if spec.default_backend is not None and not context.settings.catch_all_enabled:
+            report.error(
+                "spec.defaultBackend",
+                VerdictReason.UNSUPPORTED_FIELD,
+                "It is left out as a whole: this controller takes no Ingress with a default backend (--disable-catch-all).",
+            )
+            return Fragment(ingress.ref, ingress.origin, created, verdicts=report.verdicts())
         self._strict_paths = context.options.strict_paths
         self._policy = parse_annotations(
             ingress.metadata.annotations,

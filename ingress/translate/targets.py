@@ -118,7 +118,14 @@ class Targets:
                 service_text,
                 port,
             )
-        service_port = found[1]
+        index, service_port = found
+        if index < 0 and service.spec.ports:
+            self._report.warning(
+                field,
+                VerdictReason.SERVICE_PORT_NOT_FOUND,
+                f"ExternalName Service {service_text} lists no port {port}: requests go to that port all the same, as in ingress-nginx.",
+                port,
+            )
         if service_port.protocol not in ("TCP", ""):
             return self._unusable(
                 field,

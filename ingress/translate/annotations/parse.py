@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import msgspec
 
+from ingress.config import NGINX_ANNOTATIONS, OWN_ANNOTATIONS
 from ingress.errors import VerdictReason
 from ingress.routing.table import (
     CookieAffinity,
@@ -43,7 +44,8 @@ from ingress.translate.options.model import DEFAULT_OPTIONS, Options, Risk
 from ingress.translate.report import Report, shown
 from ingress.variables import Part, Variable
 
-OWN_PREFIX = "aioingress.io/"
+OWN_PREFIX = f"{OWN_ANNOTATIONS}/"
+NGINX_PREFIX = f"{NGINX_ANNOTATIONS}/"
 
 T = TypeVar("T")
 
@@ -125,6 +127,8 @@ def parse_annotations(
         for key, value in (annotations or {}).items():
             if key.startswith(prefix):
                 found[key[len(prefix) :]] = (key, value.strip())
+    if annotations and NGINX_PREFIX not in prefixes:
+        _warn_of_other_prefix(annotations, prefixes[-1], report)
     options = context.options
     if not found and not context.acts_by_option:
         if options is DEFAULT_OPTIONS:
@@ -201,6 +205,19 @@ def parse_annotations(
         host=host_ask,
         tls=tls,
     )
+
+
+def _warn_of_other_prefix(annotations: Mapping[str, str], prefix: str, report: Report) -> None:
+    """One of them is named: somebody may count on its access rules. ingress-nginx's webhook refuses such an Ingress."""
+    key = min((key for key in annotations if key.startswith(NGINX_PREFIX)), default=None)
+    if key is not None:
+        report.warning(
+            field_of(key),
+            VerdictReason.UNSUPPORTED_ANNOTATION,
+            f"Annotations of {NGINX_ANNOTATIONS} are not read here, access rules included: those of {prefix.rstrip('/')} are"
+            " (--annotations-prefix).",
+            annotations[key],
+        )
 
 
 class _Reader:
