@@ -237,6 +237,14 @@ def test_cookie_affinity() -> None:
     assert result.verdicts == ()
 
 
+@pytest.mark.parametrize(("text", "secure"), [("true", True), ("false", None)])
+def test_a_session_cookie_of_https_is_always_secure(text: str, secure: bool | None) -> None:
+    """`false` is ingress-nginx's default, by which the request decides."""
+    result = annotated({"affinity": "cookie", "session-cookie-secure": text})
+    assert upstream_of(result).balancing.cookie == CookieAffinity(secure=secure)
+    assert result.verdicts == ()
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
+import msgspec
 import re2
 
 from ingress.errors import VerdictReason
@@ -64,18 +65,24 @@ def read_canary(reader: _Taker) -> CanaryRule | bool:
             f"The value of {shown(key)} can't be used: {e}. The Ingress is left out, as it may be meant as a canary.",
         )
         return True
+    compared = any(
+        reader.found.get(name, ("", ""))[1] for name in ("canary-by-header-value", "canary-by-header-pattern")
+    )
+    weight = reader.take("canary-weight", values.count, -1)
     ignored = sorted(full for name, (full, _) in reader.found.items() if name not in _OWN)
     rule = CanaryRule(
         header=reader.take("canary-by-header", _token, ""),
         header_value=reader.take("canary-by-header-value", _text, ""),
         header_pattern=reader.take("canary-by-header-pattern", _pattern, ""),
         cookie=reader.take("canary-by-cookie", _token, ""),
-        weight=reader.take("canary-weight", values.count, 0),
+        weight=max(weight, 0),
         # Totals of 100 and less don't take effect in ingress-nginx either.
         weight_total=max(_TOTAL, reader.take("canary-weight-total", values.count, _TOTAL)),
         sticky=reader.take("affinity-canary-behavior", _behavior, True),
     )
-    if not (rule.header or rule.cookie or rule.weight):
+    if rule.header and compared and not (rule.header_value or rule.header_pattern):
+        rule = msgspec.structs.replace(rule, header_unusable=True)
+    if not (rule.header or rule.cookie or weight >= 0):
         reader.report.warning(
             field_of(key),
             VerdictReason.INVALID_ANNOTATION,
@@ -120,7 +127,9 @@ def _pattern(text: str) -> str:
     try:
         re2.compile(text, options=options)
     except re2.error as e:
-        raise ValueError(f"it is not a regular expression that runs in linear time (RE2): {shown(e)}") from None
+        why = e.args[0] if e.args else ""
+        text = why.decode("utf-8", "replace") if isinstance(why, bytes) else str(why)
+        raise ValueError(f"it is not a regular expression that runs in linear time (RE2): {shown(text)}") from None
     return text
 
 

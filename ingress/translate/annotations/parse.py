@@ -341,6 +341,11 @@ def _cookie_mode(text: str) -> CookieMode:
     return mode
 
 
+def _secure(text: str) -> bool | None:
+    """`false` is the default in ingress-nginx: the cookie of an https request is Secure all the same."""
+    return values.boolean(text) or None
+
+
 def _cookie(reader: _Reader) -> CookieAffinity:
     nothing: int | None = None
     as_request: bool | None = None
@@ -352,7 +357,7 @@ def _cookie(reader: _Reader) -> CookieAffinity:
         same_site=reader.take("session-cookie-samesite", values.same_site, ""),
         max_age_s=reader.take("session-cookie-max-age", values.positive, nothing),
         expires_s=reader.take("session-cookie-expires", values.positive, nothing),
-        secure=reader.take("session-cookie-secure", values.boolean, as_request),
+        secure=reader.take("session-cookie-secure", _secure, as_request),
         change_on_failure=reader.take("session-cookie-change-on-failure", values.boolean, False),
         conditional_same_site_none=reader.take("session-cookie-conditional-samesite-none", values.boolean, False),
     )
