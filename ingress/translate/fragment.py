@@ -47,6 +47,7 @@ UNKNOWN_AGE = float("-inf")
 
 
 UNANSWERED = "Requests are answered with 503"
+_NOT_CHOSEN = "The canary gets no request"
 
 
 @dataclass(frozen=True, slots=True)
@@ -546,8 +547,9 @@ class _Builder:
         ):
             ask = msgspec.structs.replace(ask, protocol=None)  # asks for what is so anyway: no upstream of its own
         spec = upstream_spec(self._namespace, service_name, number, name, ask)
-        if not self._policy.closed_reason and self._uses.get(spec.key, _UNUSED).consequence != UNANSWERED:
-            self._uses[spec.key] = Use(spec, where)
+        consequence = UNANSWERED if self._policy.canary is None else _NOT_CHOSEN
+        if not self._policy.closed_reason and self._uses.get(spec.key, _UNUSED).consequence != consequence:
+            self._uses[spec.key] = Use(spec, where, consequence)
         return _Target(service_name, spec.port, spec.key)
 
     def _default_backends(self, context: Context) -> Fallback | None:

@@ -267,6 +267,19 @@ def test_a_weight_of_0_is_a_rule() -> None:
     assert build(main(), canary(canary_weight="0")).verdicts == ()
 
 
+def test_its_details_on_another_ingress() -> None:
+    built = build(main(canary_weight="10"))
+    (verdict,) = built.verdicts
+    assert verdict.message == 'It has no effect without canary: "true", in ingress-nginx neither.'
+
+
+def test_a_service_without_endpoints_gets_nothing_and_costs_nothing() -> None:
+    ends = canary("canary", rule("a.test", path("/", "empty")), canary_weight="10")
+    built = build(main(), ends, service("empty"))
+    (verdict,) = [v for v in built.verdicts if v.reason is VerdictReason.NO_ENDPOINTS]
+    assert verdict.message.startswith("The canary gets no request: Service empty")
+
+
 def test_without_any_rule_it_says_so() -> None:
     built = build(main(), canary())
     assert canaries(built) == [("canary", "canary")]

@@ -413,6 +413,8 @@ def _not_read(reader: _Reader, name: str) -> str:
             return _close(reader, key, value, "This access rule is not supported yet")
         case Handling.UNSUPPORTED:
             reader.unsupported(key, value, f"This annotation is not supported yet: {known.consequence}.")
+        case Handling.CANARY_ONLY:
+            reader.unsupported(key, value, 'It has no effect without canary: "true", in ingress-nginx neither.')
         case Handling.NOT_READ_BY_NGINX:
             instead = INSTEAD.get(name)
             hint = f" {instead} is the annotation that does it." if instead else ""
