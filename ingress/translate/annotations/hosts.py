@@ -37,7 +37,6 @@ class HostAsk:
             return "rewrite-target"
         return "use-regex" if self.use_regex else ""
 
-
     def names_besides(self, hosts: Iterable[HostPattern]) -> tuple[HostPattern, ...]:
         """Those that become names of the `hosts` by these annotations, but for regular expressions; others may have them already."""
         twins = [twin for host in hosts if (twin := twin_of(host)) is not None] if self.www_twin else []

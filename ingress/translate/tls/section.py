@@ -149,9 +149,7 @@ class SectionReader:
                     why = "It is another name of a host of the Ingress, and clients get the certificate of that host."
                 else:
                     why = "No rule of the Ingress has this host: nothing is served for it."
-                self._report.warning(
-                    f"spec.tls[{position}].hosts[{index}]", VerdictReason.INVALID_FIELD, why, text
-                )
+                self._report.warning(f"spec.tls[{position}].hosts[{index}]", VerdictReason.INVALID_FIELD, why, text)
             if not entry.hosts and position not in self._used and self._found[position] is not None:
                 self._report.warning(
                     f"spec.tls[{position}]",
