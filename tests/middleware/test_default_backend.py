@@ -106,6 +106,14 @@ async def test_verdicts(annotations: dict[str, str], services: tuple[str, ...], 
     assert rules.route().upstream == "default/web:80"
 
 
+def test_a_list_without_anybody_to_ask_is_shown() -> None:
+    (verdict,) = [v for v in Rules({"custom-http-errors": "404, 500"}).verdicts() if "no default backend" in v.message]
+    assert (verdict.field, verdict.value) == (
+        "metadata.annotations[aioingress.io/custom-http-errors]",
+        "404,500",
+    )
+
+
 def test_a_closed_route_stays_closed() -> None:
     rules = Rules({"default-backend": "errors", "enable-modsecurity": "true"}, services=BOTH)
     route = rules.route()
