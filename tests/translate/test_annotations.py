@@ -259,6 +259,8 @@ def test_a_session_cookie_of_https_is_always_secure(text: str, secure: bool | No
         ("session-cookie-path", "/a\r\nSet-Cookie: x"),
         ("session-cookie-domain", "a,b"),
         ("session-cookie-domain", ""),
+        ("session-cookie-domain", "https://example.com"),
+        ("session-cookie-domain", "*.example.com"),
         ("session-cookie-samesite", "Loose"),
         ("session-cookie-secure", "yes"),
         ("session-cookie-expires", "tomorrow"),
