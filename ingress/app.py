@@ -29,10 +29,10 @@ from ingress.cpus import available_cpus
 from ingress.demo.prepare import prepare
 from ingress.demo.tour import curl_lines, render
 from ingress.errors import IngressError, Verdict, VerdictReason
+from ingress.facts import ClusterFacts, ControllerFacts, SourceFacts, TableCounts, count_table, count_verdicts
 from ingress.files.source import FilesSource
 from ingress.kube.cluster import Cluster
 from ingress.logs import VerdictLog, setup_logging
-from ingress.metrics import ClusterFacts, ControllerFacts, SourceFacts, TableCounts, count_table, count_verdicts
 from ingress.middleware import loader, registry
 from ingress.model import ConfigMap, KubernetesObject, ObjectRef
 from ingress.proxy.accept import ListenerKind
@@ -175,6 +175,10 @@ class Controller:
     def http_addresses(self) -> Sequence[tuple[str, int]]:
         """Where the workers listen, ports chosen by the system included. Empty before the start."""
         return [address for kind, address in self._addresses if kind is ListenerKind.HTTP]
+
+    @property
+    def https_addresses(self) -> Sequence[tuple[str, int]]:
+        return [address for kind, address in self._addresses if kind is ListenerKind.HTTPS]
 
     async def run(self) -> int:
         """Serve until a signal (or `stop`), then drain. Returns the exit code; raises IngressError for what can't start."""
@@ -473,5 +477,6 @@ def demo(settings: Settings, manifests: Path | None) -> int:
 async def _show_tour(controller: Controller, folder: Path) -> None:
     await controller.started.wait()
     await controller.ready()
-    print(render(curl_lines(Address(*controller.http_addresses[0]))), flush=True)
+    http, https = (Address(*found[0]) for found in (controller.http_addresses, controller.https_addresses))
+    print(render(curl_lines(http, https)), flush=True)
     print(f"# The manifests are in {folder}: edit one and see the change at once. Ctrl-C ends the demo.", flush=True)

@@ -594,6 +594,15 @@ def serve(
     help="Listen for HTTP here. Repeatable.",
 )
 @click.option(
+    "--https-address",
+    multiple=True,
+    type=ADDRESS,
+    default=["127.0.0.1:8443"],
+    show_default=True,
+    show_envvar=True,
+    help="Listen for HTTPS here, with a certificate made at the start. Repeatable.",
+)
+@click.option(
     "--admin-address",
     multiple=True,
     type=ADDRESS,
@@ -621,13 +630,16 @@ def serve(
 )
 def demo(
     http_address: tuple[Address, ...],
+    https_address: tuple[Address, ...],
     admin_address: tuple[Address, ...],
     workers: int | None,
     manifests: Path | None,
 ) -> int:
     """Run the controller on sample manifests with three echo backends, and print curl lines to try."""
-    _check_listeners(http_address, (), admin_address)
-    settings = Settings(http_addresses=http_address, https_addresses=(), admin_addresses=admin_address, workers=workers)
+    _check_listeners(http_address, https_address, admin_address)
+    settings = Settings(
+        http_addresses=http_address, https_addresses=https_address, admin_addresses=admin_address, workers=workers
+    )
     from ingress.app import demo as run
 
     return run(settings, manifests)

@@ -287,7 +287,7 @@ def test_demo_defaults(app):
     assert main(["demo"]) == 0
     expected = Settings(
         http_addresses=(Address("127.0.0.1", 8080),),
-        https_addresses=(),
+        https_addresses=(Address("127.0.0.1", 8443),),
         admin_addresses=(Address("127.0.0.1", 10254),),
         workers=1,
     )

@@ -77,6 +77,7 @@ def wait_for_status(
 class Controller:
     process: ProcessTree
     http_port: int
+    https_port: int
     admin_port: int
 
     def wait_ready(self, limit_s: float = 120.0) -> None:
@@ -90,4 +91,4 @@ def start(
     http_port, https_port, admin_port = ports.take(), ports.take(), ports.take()
     argv = arguments(("--manifests", str(manifests)), http_port, https_port, admin_port, workers)
     process = ProcessTree("aioingress", argv, log=log, cores=cores)
-    return Controller(process, http_port, admin_port)
+    return Controller(process, http_port, https_port, admin_port)

@@ -21,6 +21,7 @@ class Step(NamedTuple):
     service: str | None  # that answers; None: nobody does
     expected: str
     options: tuple[str, ...] = ()
+    https: bool = False
 
 
 TOUR = (
@@ -63,18 +64,34 @@ TOUR = (
         "three events, one a second",
         ("-N",),
     ),
+    Step(
+        "Over HTTPS: the certificate is one that the demo made for itself, hence -k",
+        "toad.example.com",
+        "/",
+        "toad",
+        "You've hit toad-7hmvb    (or toad-xueq1)",
+        ("-k",),
+        https=True,
+    ),
     Step("A host that no Ingress names", "heron.example.com", "/", None, "HTTP/1.1 404 Not Found", ("-i",)),
 )
 
 
-def curl_lines(http_address: Address) -> list[CurlLine]:
-    """The tour through the listener at `http_address`; an unspecified address (0.0.0.0, ::) is reached over loopback."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(http_address.host, http_address.host)
-    base = f"http://{Address(host, http_address.port)}"
+def curl_lines(http_address: Address, https_address: Address) -> list[CurlLine]:
+    """The tour through the two listeners; an unspecified address (0.0.0.0, ::) is reached over loopback."""
+    bases = {False: f"http://{_reached_at(http_address)}", True: f"https://{_reached_at(https_address)}"}
     return [
         CurlLine(
             step.description,
-            " ".join(("curl", *step.options, "-H", shlex.quote(f"Host: {step.host}"), _argument(base + step.path))),
+            " ".join(
+                (
+                    "curl",
+                    *step.options,
+                    "-H",
+                    shlex.quote(f"Host: {step.host}"),
+                    _argument(bases[step.https] + step.path),
+                )
+            ),
             step.expected,
         )
         for step in TOUR
@@ -84,6 +101,10 @@ def curl_lines(http_address: Address) -> list[CurlLine]:
 def render(lines: list[CurlLine]) -> str:
     """For a terminal: the answers are comments, so a whole block can be pasted into a shell."""
     return "\n".join(f"# {line.description}\n{line.command}\n#   {line.expected}\n" for line in lines)
+
+
+def _reached_at(address: Address) -> Address:
+    return Address({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host), address.port)
 
 
 def _argument(url: str) -> str:

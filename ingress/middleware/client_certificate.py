@@ -6,12 +6,11 @@ very host is seen to before (`tls.choice.standing`: 421).
 
 from urllib.parse import quote
 
-import re2
-
 from ingress.exchange import DirectResponse, Exchange
+from ingress.expressions import compile_text_expression
 from ingress.middleware.base import Hooks, MiddlewareSpec, Phase, Scope
 from ingress.middleware.tls_redirect import never_parsed
-from ingress.routing.client_auth import refusal
+from ingress.routing.client_auth import CERTIFICATE_ERROR, NO_CERTIFICATE_SENT, refusal
 from ingress.routing.https import CLIENT_CERTIFICATE, NO_RULE, ClientCertificate
 from ingress.routing.tls import ClientVerify
 
@@ -31,12 +30,11 @@ def bind(policy: ClientCertificate, scope: Scope) -> Hooks:
     verify = None if policy.verify == "off" else ClientVerify(policy.verify)
     matches = None
     if policy.match_dn:
-        options = re2.Options()
-        options.log_errors = False
-        matches = re2.compile(policy.match_dn, options).search
+        matches = compile_text_expression(policy.match_dn).search
     forward = policy.forward
     page = policy.error_page.encode("ascii")
-    refused = DirectResponse(302, ((b"Location", page),), b"") if page else DirectResponse(400)
+    elsewhere = DirectResponse(302, ((b"Location", page),), b"") if page else None
+    refused = {why: elsewhere or DirectResponse(400, message=why) for why in (NO_CERTIFICATE_SENT, CERTIFICATE_ERROR)}
 
     def check_certificate(exchange: Exchange) -> DirectResponse | None:
         exchange.remove_fields(CERTIFICATE, VERIFY, SUBJECT, ISSUER)  # only we say who it is
@@ -44,8 +42,8 @@ def bind(policy: ClientCertificate, scope: Scope) -> Hooks:
         if tls is None:
             return None if matches is None else DirectResponse(403)
         client = tls.client
-        if verify is not None and refusal(verify, client) is not None:
-            return refused
+        if verify is not None and (why := refusal(verify, client)) is not None:
+            return refused[why]
         if matches is not None and not matches(client.subject):
             return DirectResponse(403)
         exchange.add_field(VERIFY, _field(client.verify))

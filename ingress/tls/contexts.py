@@ -7,6 +7,7 @@ them until they are asked for, and a new table costs nothing here.
 import logging
 import ssl
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Protocol
 
 from ingress.config import TLSSettings
@@ -66,6 +67,17 @@ def limit_protocols(context: ssl.SSLContext, protocols: Sequence[str]) -> None:
     for version, option in _SWITCHED_OFF.items():
         if version not in wanted and VERSIONS[wanted[0]] < VERSIONS[version] < VERSIONS[wanted[-1]]:
             context.options |= option
+
+
+@lru_cache(maxsize=64)
+def usable_ciphers(ciphers: str) -> str:
+    """The list, or the default one where the OpenSSL here knows no cipher of it: the controller's, which took it, may be another one."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).set_ciphers(ciphers)
+    except ssl.SSLError:
+        _log.error("OpenSSL knows no cipher of the list %s: the default list is in force", ciphers)
+        return TLSSettings().ciphers
+    return ciphers
 
 
 def load_certificate(context: ssl.SSLContext, certificate: Certificate) -> None:
@@ -195,6 +207,7 @@ class Contexts:
     def _make(self, key: ContextKey) -> ServerContext | None:
         names, auth, ciphers, prefer, settings = key
         certificates = [self._table.certificates[name] for name in names]
+        ciphers = usable_ciphers(ciphers)
         try:
             if auth is not None:
                 from ingress.tls.clientcert import ClientAuthContext  # memory that only such hosts are worth

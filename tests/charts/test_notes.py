@@ -38,13 +38,10 @@ def test_class_of_the_example_is_the_one_that_was_installed(noted: Chart) -> Non
     assert "--class=edge" in notes
 
 
-QUIET: dict[str, Any] = {"service": {"enableHttps": False}}
-
-
 @pytest.mark.parametrize(
     ("values", "warning"),
     [
-        ({"service": {}}, "controller.service.enableHttps"),
+        ({"service": {"targetPorts": {"https": "http"}}}, "controller.service.targetPorts.https=http"),
         ({"admissionWebhooks": {"enabled": True}}, "controller.admissionWebhooks.enabled"),
         ({"terminationGracePeriodSeconds": 60}, "controller.terminationGracePeriodSeconds (60)"),
         ({"lifecycle": {"preStop": {"exec": {"command": ["/wait-shutdown"]}}}}, "/wait-shutdown"),
@@ -58,7 +55,7 @@ QUIET: dict[str, Any] = {"service": {"enableHttps": False}}
     ids=str,
 )
 def test_warnings(noted: Chart, values: dict[str, Any], warning: str) -> None:
-    _, _, lines = noted.notes({"controller": QUIET | values}).partition("Warnings:\n")
+    _, _, lines = noted.notes({"controller": values}).partition("Warnings:\n")
     assert warning in lines
     assert lines.count("  - ") == 1
 
@@ -72,9 +69,23 @@ def test_warnings_of_namespaced_mode(noted: Chart) -> None:
 
 def test_nothing_to_say(noted: Chart) -> None:
     options = {"config": {"proxy-body-size": "8m"}, "addHeaders": {"X-A": "1"}, "proxySetHeaders": {"X-B": "2"}}
-    notes = noted.notes({"controller": QUIET | options})
+    notes = noted.notes({"controller": options})
     assert "Warnings" not in notes
     assert "no effect" not in notes
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"use-forwarded-headers": "true"},
+        {"use-proxy-protocol": True},
+        {"ssl-redirect": False},
+        {"ssl-redirect": "false"},
+    ],
+)
+def test_tls_at_the_load_balancer_that_says_so(noted: Chart, config: dict[str, Any]) -> None:
+    notes = noted.notes({"controller": {"service": {"targetPorts": {"https": "http"}}, "config": config}})
+    assert "Warnings" not in notes
 
 
 def test_values_without_effect_are_named(noted: Chart) -> None:

@@ -93,6 +93,28 @@ def test_namespaced_mode_has_nothing_cluster_wide(chart: Chart, namespace: str, 
     }
 
 
+@pytest.mark.parametrize(
+    ("certificate", "namespace"),
+    [("edge/tls", None), ("certs/tls", "certs"), ("$(POD_NAMESPACE)/tls", None)],
+)
+def test_default_certificate_in_namespaced_mode(chart: Chart, certificate: str, namespace: str | None) -> None:
+    """That one Secret can be read wherever it is, and no other beside it."""
+    scoped = {"scope": {"enabled": True}, "defaultSSLCertificate": certificate}
+    objects = chart.render({"rbac": {"scope": True}, "controller": scoped})
+    roles = objects.of("Role")
+    own = roles.get("web-aioingress-default-certificate")
+    if namespace is None:
+        assert own is None
+        return
+    assert own is not None
+    assert own["metadata"]["namespace"] == namespace
+    assert permissions(own) == {("", "secrets", verb, "tls") for verb in ("get", "list", "watch")}
+    assert ("Role", "web-aioingress-default-certificate", namespace, "edge/web-aioingress") in bindings(objects)
+    # another Role than the one that is for everything
+    everywhere = chart.render({"controller": {"defaultSSLCertificate": certificate}})
+    assert "web-aioingress-default-certificate" not in everywhere.of("Role")
+
+
 @pytest.mark.parametrize("values", [{}, SCOPED])
 def test_no_wildcard_and_no_secret_is_written(chart: Chart, values: dict[str, Any]) -> None:
     objects = chart.render(values)

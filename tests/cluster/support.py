@@ -1,16 +1,19 @@
 """What the tests on a real API server share: manifests, the chart as a release, a client and a load that remember every failure."""
 
 import asyncio
+import base64
 import json
+import ssl
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tests.certificates import Issued
 from tools.envtest.cluster import Cluster
 
 ROOT = Path(__file__).parents[2]
@@ -66,14 +69,33 @@ def ingress(
     path_type: str = "Prefix",
     class_name: str | None = "aioingress",
     annotations: Mapping[str, str] | None = None,
+    secret: str | None = None,
 ) -> str:
+    """`secret`: with a `tls` section for the host that names it; empty: one that names none."""
     backend_reference = {"service": {"name": backend, "port": {"number": 80}}}
     paths = [{"path": path, "pathType": path_type, "backend": backend_reference}]
     spec: Json = {"rules": [{"host": host, "http": {"paths": paths}}]}
     if class_name is not None:
         spec["ingressClassName"] = class_name
+    if secret is not None:
+        spec["tls"] = [{"hosts": [host], **({"secretName": secret} if secret else {})}]
     metadata = {"name": name, "annotations": dict(annotations or {})}
     return json.dumps({"apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "metadata": metadata, "spec": spec})
+
+
+def tls_secret(name: str, issued: Issued, chain: Sequence[Issued] = (), **more: str) -> str:
+    """As cert-manager writes it: the leaf first. `more`: other keys, PEM."""
+    pem = {"tls.crt": "".join(one.pem for one in (issued, *chain)), "tls.key": issued.key_pem, **more}
+    data = {key: base64.b64encode(value.encode()).decode() for key, value in pem.items()}
+    return json.dumps(
+        {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": name},
+            "type": "kubernetes.io/tls",
+            "data": data,
+        }
+    )
 
 
 # ---- the chart ----------------------------------------------------------------------------------------------------
@@ -176,12 +198,28 @@ class Response:
         return str(self.json()["pod"])
 
 
-class Connection:
-    """One HTTP/1.1 connection, one request at a time. `source`: the address to send from."""
+def trusting(*authorities: Issued) -> ssl.SSLContext:
+    """Of a client that verifies chain and name by these; without any it takes whatever is shown."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if authorities:
+        context.load_verify_locations(cadata="".join(one.pem for one in authorities))
+    else:
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
 
-    def __init__(self, address: str, port: int = 80, source: str | None = None) -> None:
+
+class Connection:
+    """One HTTP/1.1 connection, one request at a time. `source`: the address to send from. `tls`: over HTTPS, the host of the first request in
+    the handshake.
+    """
+
+    def __init__(
+        self, address: str, port: int = 80, source: str | None = None, tls: ssl.SSLContext | None = None
+    ) -> None:
         self._target = (address, port)
         self._source = source
+        self._tls = tls
+        self.certificate = b""  # DER, of the connection that was made last
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         self.requests = 0  # on the connection that is open now
 
@@ -207,7 +245,12 @@ class Connection:
                     self.close()  # ended between two requests, as it may
                 if self._streams is None:
                     source = None if self._source is None else (self._source, 0)
-                    self._streams = await asyncio.open_connection(*self._target, local_addr=source)
+                    name = None if self._tls is None else host
+                    self._streams = await asyncio.open_connection(
+                        *self._target, local_addr=source, ssl=self._tls, server_hostname=name
+                    )
+                    if (shown := self._streams[1].get_extra_info("ssl_object")) is not None:
+                        self.certificate = shown.getpeercert(binary_form=True) or b""
                     self.requests = 0
                 self.requests += 1
                 reader, writer = self._streams
@@ -235,30 +278,44 @@ class Connection:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        writer = self._streams[1] if self._streams is not None else None
         self.close()
+        if writer is not None and self._tls is not None:  # the end of TLS takes a message each way
+            with suppress(OSError, TimeoutError):
+                async with asyncio.timeout(5):
+                    await writer.wait_closed()
 
 
-async def fetch(address: str, host: str, path: str = "/", *, port: int = 80, **rest: Any) -> Response:
+async def fetch(
+    address: str, host: str, path: str = "/", *, port: int = 80, tls: ssl.SSLContext | None = None, **rest: Any
+) -> Response:
     """One GET on a connection of its own."""
-    async with Connection(address, port) as connection:
+    async with Connection(address, port, tls=tls) as connection:
         return await connection.get(host, path, **rest)
 
 
 async def fetch_until(
-    address: str, host: str, path: str = "/", *, status: int = 200, port: int = 80, within_s: float = 30.0
+    address: str,
+    host: str,
+    path: str = "/",
+    *,
+    status: int = 200,
+    port: int = 80,
+    within_s: float = 30.0,
+    tls: ssl.SSLContext | None = None,
 ) -> Response:
     """The first answer with `status`; for what becomes true when everybody has heard of it."""
     deadline = time.monotonic() + within_s
     while True:
         last: object
         try:
-            last = response = await fetch(address, host, path, port=port)
+            last = response = await fetch(address, host, path, port=port, tls=tls)
             if response.status == status:
                 return response
         except (OSError, TimeoutError, Closed, Incomplete) as error:
             last = error
         if time.monotonic() > deadline:
-            raise AssertionError(f"no {status} from http://{host}{path} within {within_s:g} s: {last!r}")
+            raise AssertionError(f"no {status} from {host}:{port}{path} within {within_s:g} s: {last!r}")
         await asyncio.sleep(0.05)
 
 
@@ -324,6 +381,7 @@ class Load:
     limit_s: float = 60.0
     limit: int = 100_000
     expect: int = 200
+    tls: ssl.SSLContext | None = None
     done: int = 0
     stale: int = 0
     failures: list[Failure] = field(default_factory=list)
@@ -358,7 +416,7 @@ class Load:
         assert not self.failures, f"{len(self.failures)} of {self.done} failed: {self.failures[:20]}"
 
     async def _run(self, number: int) -> None:
-        async with Connection(self.address, self.port) as connection:
+        async with Connection(self.address, self.port, tls=self.tls) as connection:
             while not self._over():
                 await self._once(connection, number)
                 if not self.keep_alive:

@@ -1,7 +1,5 @@
 """The scenarios of the Ingress conformance suite (kubernetes-sigs/ingress-controller-conformance), one test id a run: our own words and code, the
 controller installed by the chart. `make conformance` runs the suite itself.
-
-Left out is the one run over HTTPS: TLS isn't terminated yet.
 """
 
 import asyncio
@@ -9,7 +7,17 @@ import json
 
 import pytest
 
-from tests.cluster.support import Connection, echo_deployment, fetch, ingress, install_chart, service
+from tests.certificates import certificate
+from tests.cluster.support import (
+    Connection,
+    echo_deployment,
+    fetch,
+    ingress,
+    install_chart,
+    service,
+    tls_secret,
+    trusting,
+)
 from tools.envtest.cluster import Cluster
 
 NAMESPACE = "conformance"
@@ -32,6 +40,7 @@ def rules(name, *found, default=None, tls=None):
 
 
 PATHS = "paths.example.com"
+CERTIFICATE = certificate("foo.bar.com")
 SERVICES = ("echo", "wildcard", "foo-exact", "foo-prefix", "aaa-slash-bbb", "aaa", "trailing", "many")
 
 
@@ -42,6 +51,7 @@ def address(cluster: Cluster):
     release = install_chart(cluster, "conformance", NAMESPACE, {"controller": {"config": {"ssl-redirect": "false"}}})
     manifests = [part for name in SERVICES for part in (echo_deployment(name, 1), service(name))]
     manifests += [
+        tls_secret("conformance-tls", CERTIFICATE),
         rules(
             "host-rules",
             ("*.foo.com", "/", "Prefix", "wildcard"),
@@ -77,6 +87,8 @@ def address(cluster: Cluster):
     for name in ("host-rules", "load-balancing", "exact", "prefix", "mixed", "trailing"):
         cluster.eventually(lambda name=name: shown(cluster, name) == [{"ip": found}], f"the address of {name}")
     yield found
+    # At once: a namespace takes its time to go, and the default backend takes requests of the tests after this one.
+    cluster.kubectl("delete", "ingress", "--all", "-n", NAMESPACE)
     release.uninstall()
     cluster.delete(f"/api/v1/namespaces/{NAMESPACE}")
 
@@ -105,6 +117,16 @@ async def test_hosts(address, host, backend):
         assert response.status == 404
     else:
         assert (response.status, response.json()["host"], response.json()["service"]) == (200, host, backend)
+
+
+async def test_https(address):
+    """The client trusts this one certificate, and verifies that it is for the host."""
+    async with Connection(address, 443, tls=trusting(CERTIFICATE)) as connection:
+        response = await connection.get("foo.bar.com")
+    assert connection.certificate == CERTIFICATE.der
+    said = response.json()
+    assert (response.status, said["host"], said["service"]) == (200, "foo.bar.com", "echo")
+    assert said["headers"]["X-Forwarded-Proto"] == ["https"]
 
 
 # ---- class --------------------------------------------------------------------------------------------------------

@@ -116,13 +116,15 @@ def test_folder_that_is_a_file(tmp_path: Path) -> None:
     ],
 )
 def test_curl_lines_reach_the_listener(address: str, base: str) -> None:
-    lines = curl_lines(Address.parse(address))
+    lines = curl_lines(Address.parse(address), Address.parse(address))
     assert len(lines) == len(TOUR)
+    (over_tls,) = (line for line, step in zip(lines, TOUR, strict=True) if step.https)
+    assert over_tls.command == f"curl -k -H 'Host: toad.example.com' {base.replace('http:', 'https:')}"
     assert lines[0].command == f"curl -H 'Host: toad.example.com' {base}"
 
 
 def test_curl_lines_survive_a_shell() -> None:
-    lines = curl_lines(Address("127.0.0.1", 8080))
+    lines = curl_lines(Address("127.0.0.1", 8080), Address("127.0.0.1", 8443))
     assert any(line.command.endswith("'http://127.0.0.1:8080/echo?a=1'") for line in lines)
     for block in render(lines).strip().split("\n\n"):
         comment, command, expected = block.splitlines()

@@ -182,6 +182,9 @@ def test_client_certificates(live: Serve, host: str, client: Issued | None, stat
     assert answer.status == status
     if status == 302:
         assert answer.headers["Location"] == "https://login.test/denied"
+    if status == 400:
+        said = b"No required SSL certificate was sent" if client is None else b"The SSL certificate error"
+        assert said in answer.body
 
 
 def test_a_bad_rule_closes_its_host_over_plain_http_too(live: Serve) -> None:

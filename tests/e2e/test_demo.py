@@ -3,6 +3,7 @@
 import re
 import shlex
 import signal
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from ingress.demo.tour import TOUR, Step
 from tests.e2e.support import (
     LISTEN,
     Answer,
+    Connection,
     Program,
     WebSocket,
     eventually,
@@ -27,14 +29,22 @@ PODS = {"toad": {"toad-xueq1", "toad-7hmvb"}, "toad-sticky": {"toad-xueq1", "toa
 
 class Demo(Program):
     def __init__(self, outputs: Path, *options: str) -> None:
-        self.http, self.admin = (LISTEN, free_port()), (LISTEN, free_port())
-        addresses = ["--http-address", listen_text(self.http), "--admin-address", listen_text(self.admin)]
+        self.http, self.https, self.admin = ((LISTEN, free_port()) for _ in range(3))
+        listeners = {"http": self.http, "https": self.https, "admin": self.admin}
+        addresses = [word for name, at in listeners.items() for word in (f"--{name}-address", listen_text(at))]
         super().__init__(outputs, "demo", *addresses, *options)
         eventually(lambda: "Ctrl-C ends the demo" in self.stdout or self.process.poll() is not None, "the tour")
         assert self.process.poll() is None, self.stderr
 
     def get(self, host: str, target: str = "/") -> Answer:
         return fetch(self.http, host, target)
+
+    def get_over_tls(self, host: str, target: str = "/") -> Answer:
+        with Connection(self.https) as connection:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+            connection.sock = context.wrap_socket(connection.sock)  # as curl to an address: without a name
+            return connection.get(target, host)
 
     def pod(self, host: str, target: str = "/") -> str:
         """`You've hit NAME`."""
@@ -55,9 +65,10 @@ def manifests(demo: Demo) -> Path:
     return Path(place)
 
 
-@pytest.mark.parametrize("step", TOUR, ids=lambda step: f"{step.host}{step.path}")
+@pytest.mark.parametrize("step", TOUR, ids=lambda step: f"{'https:' * step.https}{step.host}{step.path}")
 def test_every_step_of_the_tour(demo, step: Step):
-    answers = [demo.get(step.host, step.path) for _ in range(1 if "sse" in step.path else 6)]
+    get = demo.get_over_tls if step.https else demo.get
+    answers = [get(step.host, step.path) for _ in range(1 if "sse" in step.path else 6)]
     if step.service is None:
         assert {a.status for a in answers} == {404}
         return
@@ -78,8 +89,8 @@ def test_every_step_of_the_tour(demo, step: Step):
 
 def test_prints_the_curl_line_of_every_step(demo):
     lines = [shlex.split(line) for line in demo.stdout.splitlines() if line.startswith("curl ")]
-    url = f"http://{listen_text(demo.http)}"
-    assert [line[-1] for line in lines] == [url + step.path for step in TOUR]
+    urls = {False: f"http://{listen_text(demo.http)}", True: f"https://{listen_text(demo.https)}"}
+    assert [line[-1] for line in lines] == [urls[step.https] + step.path for step in TOUR]
     assert [line[-2] for line in lines] == [f"Host: {step.host}" for step in TOUR]
 
 

@@ -179,7 +179,6 @@ def test_no_protocol_at_all() -> None:
         (TLSSettings(reject_unknown_hosts=True), "x.example", "unknown_host", 112),
         (TLSSettings(reject_unknown_hosts=True), "", "unknown_host", 112),
         (SETTINGS, "x.example", "no_certificate", 80),
-        (TLSSettings(ciphers="NONSENSE"), "a.example", "no_certificate", 80),
         (TLSSettings(protocols=()), "a.example", "no_certificate", 80),
     ],
 )
@@ -188,6 +187,15 @@ def test_refusals(settings: TLSSettings, name: str, reason: str, alert: int) -> 
     with pytest.raises(Refusal) as caught:
         found.choose(name, found.host(name))
     assert (caught.value.reason, caught.value.alert) == (reason, alert)
+
+
+def test_ciphers_that_nobody_knows(caplog: pytest.LogCaptureFixture) -> None:
+    """A list that the controller's OpenSSL has taken and that of the worker doesn't know ends no handshake."""
+    found = using(table({"a.example": A}), TLSSettings(ciphers="NONSENSE"))
+    context = chosen(found, "a.example").context
+    offered = {cipher["name"] for cipher in context.get_ciphers()}
+    assert offered >= {*TLSSettings().ciphers.split(":")}
+    assert "NONSENSE" in caplog.text
 
 
 def test_what_is_broken_is_tried_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -257,6 +257,7 @@ def test_other_ingresses_are_served() -> None:
         ("proxy-ssl-ciphers", "", "list of ciphers"),
         ("proxy-ssl-ciphers", "DEFAULT@SECLEVEL=0", "list of ciphers"),
         ("proxy-ssl-ciphers", "A;B", "list of ciphers"),
+        ("proxy-ssl-ciphers", "NONSENSE", "no cipher of this list"),
         ("proxy-ssl-protocols", "SSLv3 TLSv1.2", "SSLv3"),
         ("proxy-ssl-protocols", "", "empty"),
         ("proxy-http-version", "2", "neither 1.0 nor 1.1"),

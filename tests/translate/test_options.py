@@ -172,6 +172,15 @@ def test_variables_without_value_are_named() -> None:
     assert "$connection, $pipe" in only(result).message
 
 
+@pytest.mark.parametrize("bad", ["nonsense", "HIGH:!ALL", "+HIGH", "a;b"])
+def test_ciphers_of_which_openssl_knows_none_are_not_used(bad: str) -> None:
+    """Every handshake would fail."""
+    result = parsed(parsed(ssl_ciphers="ECDHE-RSA-AES128-GCM-SHA256"), ssl_ciphers=bad)
+    assert result.options.proxy is not None
+    assert result.options.proxy.tls.ciphers == "ECDHE-RSA-AES128-GCM-SHA256"
+    assert only(result).field == "data.ssl-ciphers"
+
+
 @pytest.mark.parametrize("bad", ["$nothing", "$", "${status", "a $status$", "$sent_http_"])
 def test_a_log_format_with_an_unknown_variable_is_not_used(bad: str) -> None:
     result = parsed(parsed(log_format_upstream="$status"), log_format_upstream=bad)

@@ -83,7 +83,13 @@ def play(cluster: Cluster, outside: Outside, chart: Path, values: Sequence[str])
     kubeconfig = cluster.folder / "kubeconfig"
     cluster.control_plane.write_kubeconfig(kubeconfig, server=f"https://127.0.0.1:{_port(outside.api)}")
     print(
-        _GREETING.format(kubeconfig=kubeconfig, http=_port(outside.http), logs=cluster.folder, address=address),
+        _GREETING.format(
+            kubeconfig=kubeconfig,
+            http=_port(outside.http),
+            https=_port(outside.https),
+            logs=cluster.folder,
+            address=address,
+        ),
         flush=True,
     )
     asyncio.run(outside.relay(address))
@@ -95,6 +101,7 @@ The cluster is up, its load balancer's address is {address}. From any shell, unt
     export KUBECONFIG={kubeconfig}
     kubectl get pods,ingress --all-namespaces
     curl -H 'Host: toad.example.com' http://127.0.0.1:{http}/       # repeat it: four Pods take turns
+    curl -k -H 'Host: toad.example.com' https://127.0.0.1:{https}/
     curl -H 'Host: sticky.example.com' http://127.0.0.1:{http}/     # repeat it: one Pod
 
 Logs are below {logs}.

@@ -16,8 +16,9 @@
 {{- end -}}
 {{- end -}}
 {{- with .Values.controller -}}
-{{- if and .service.enabled .service.enableHttps (eq (toString .service.targetPorts.https) "https") -}}
-{{- $lines = append $lines "controller.service.enableHttps: the port is there, but this version doesn't terminate TLS yet; connections to it are refused. Let the load balancer do it (controller.service.targetPorts.https=http)." -}}
+{{- $told := or (eq (dig "use-forwarded-headers" "" (default dict .config) | toString) "true") (eq (dig "use-proxy-protocol" "" (default dict .config) | toString) "true") -}}
+{{- if and .service.enabled .service.enableHttps (eq (toString .service.targetPorts.https) "http") (not $told) (ne (dig "ssl-redirect" "" (default dict .config) | toString) "false") -}}
+{{- $lines = append $lines "controller.service.targetPorts.https=http: nothing tells the controller that a client came over https, so hosts with a tls section redirect to https forever. Set controller.config.use-forwarded-headers or use-proxy-protocol to \"true\", or ssl-redirect to \"false\"." -}}
 {{- end -}}
 {{- $drain := add (ceil .shutdownGracePeriodSeconds) (ceil .drainTimeoutSeconds) -}}
 {{- if le (int64 .terminationGracePeriodSeconds) $drain -}}

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 import msgspec
-import re2
 
 from ingress.errors import VerdictReason
+from ingress.expressions import compile_expression
 from ingress.routing.table import CanaryRule
 from ingress.translate.annotations import values
 from ingress.translate.features import field_of
@@ -33,7 +33,6 @@ _OWN = frozenset(("canary", *DETAILS, "load-balance", "upstream-hash-by"))
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,256}", re.ASCII)
 _VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,1022}[\x21-\x7e])?", re.ASCII)
 _PATTERN_LIMIT = 1024
-_PATTERN_BYTES = 1 << 20
 _TOTAL = 100
 
 
@@ -121,15 +120,10 @@ def _text(text: str) -> str:
 def _pattern(text: str) -> str:
     if not text or len(text) > _PATTERN_LIMIT:
         raise ValueError(f"it is empty, or longer than {_PATTERN_LIMIT} characters")
-    options = re2.Options()
-    options.max_mem = _PATTERN_BYTES
-    options.log_errors = False
     try:
-        re2.compile(text, options=options)
-    except re2.error as e:
-        why = e.args[0] if e.args else ""
-        text = why.decode("utf-8", "replace") if isinstance(why, bytes) else str(why)
-        raise ValueError(f"it is not a regular expression that runs in linear time (RE2): {shown(text)}") from None
+        compile_expression(text)
+    except ValueError as e:
+        raise ValueError(f"it is not a regular expression that runs in linear time (RE2): {shown(e)}") from None
     return text
 
 

@@ -4,8 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
-import re2
-
+from ingress.expressions import compile_expression
 from ingress.routing.regex import PATTERN_LIMIT, PROGRAM_LIMIT
 from ingress.routing.table import HostPattern
 from ingress.translate.annotations import values
@@ -113,12 +112,9 @@ def _check_host_pattern(pattern: str) -> None:
         raise ValueError(f"~{pattern[:100]} is empty, or has characters that no host has")
     if len(pattern) > PATTERN_LIMIT:
         raise ValueError(f"a regular expression in it is longer than {PATTERN_LIMIT} characters")
-    options = re2.Options()
-    options.log_errors = False
     try:
-        compiled = re2.compile(pattern, options)
-    except re2.error as e:
-        detail = e.args[0].decode("latin-1") if e.args and isinstance(e.args[0], bytes) else str(e)
-        raise ValueError(f"~{pattern[:100]} is not a regular expression that RE2 understands ({detail})") from e
+        compiled = compile_expression(pattern)
+    except ValueError as e:
+        raise ValueError(f"~{pattern[:100]} is not a regular expression that RE2 understands ({e})") from e
     if compiled.programsize > PROGRAM_LIMIT:
         raise ValueError(f"~{pattern[:100]} is too large a regular expression")

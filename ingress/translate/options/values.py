@@ -9,6 +9,7 @@ from ingress.request_text import NOT_AVAILABLE, getter, parse_template, variable
 from ingress.routing.table import LoadBalance
 from ingress.textmap import parse_entry
 from ingress.translate.annotations.values import count, positive, size_bytes
+from ingress.translate.ciphers import known_ciphers
 from ingress.translate.names import is_object_name
 from ingress.translate.options.model import Risk
 from ingress.translate.report import shown
@@ -182,7 +183,7 @@ def protocols(value: str) -> tuple[str, ...]:
 def ciphers(value: str) -> str:
     if not _CIPHERS.fullmatch(value):
         raise ValueError("it is not a list of ciphers as OpenSSL writes them")
-    return value
+    return known_ciphers(value)
 
 
 def risk(value: str) -> Risk:

@@ -351,7 +351,7 @@ def test_ciphers() -> None:
     assert (found.ciphers, found.prefer_server_ciphers) == ("HIGH:!aNULL:@SECLEVEL=1", False)
 
 
-@pytest.mark.parametrize("text", ["", "a b", "x;y", "HIGH'", "a" * 2000, "HIGH\n"])
+@pytest.mark.parametrize("text", ["", "a b", "x;y", "HIGH'", "a" * 2000, "HIGH\n", "NONSENSE", "HIGH:!ALL", "+HIGH"])
 def test_bad_ciphers(text: str) -> None:
     result = compiled(site(ssl_ciphers=text + "\u00a0"))
     assert result.table.tls_hosts[HostPattern("a.test")].ciphers == ("HIGH" if text == "HIGH\n" else "")

@@ -62,7 +62,7 @@ KEYS = (
     ),
     no_effect("ssl-session-cache-size", "10m", "OpenSSL's default size is in force"),
     refused("ssl-session-ticket-key", "", "each worker makes a key of its own: leave session tickets off to be safe"),
-    refused("ssl-dh-param", "", "OpenSSL's built-in parameters are used for DHE"),
+    refused("ssl-dh-param", "", "there are no parameters for DHE, so its suites are never chosen"),
     no_effect("ssl-ecdh-curve", "auto", "OpenSSL chooses"),
     refused("ssl-early-data", "false", "early data can be replayed: it is never accepted", EMPTY_OR_OFF),
     no_effect("ssl-buffer-size", "4k", "OpenSSL's records are as large as what is written"),

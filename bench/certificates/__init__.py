@@ -1,0 +1,1 @@
+"""Many hosts, each with a certificate of its own: what they cost, and whether renewing them disturbs anybody."""
