@@ -110,6 +110,8 @@ def _asked(rule: CanaryRule) -> Asked:
 
 
 def _by_value(rule: CanaryRule) -> Callable[[bytes], bool | None]:
+    if rule.header_unusable:
+        return lambda _: False
     if rule.header_value:
         wanted = rule.header_value.encode("ascii")
         return lambda value: True if value == wanted else None

@@ -241,10 +241,13 @@ class Forwarder:
     ) -> None:
         try:
             outcome = await work
-            if outcome is not None and not exchange.finished:
-                exchange.task = None
-                self.answer(exchange, outcome)  # here, so that an answer that can't be made is a 500 and not a silence
-                exchange.downstream.flush()
+            if outcome is not None:
+                if not exchange.finished:
+                    exchange.task = None
+                    # Here, so that an answer that can't be made is a 500 and not a silence.
+                    self.answer(exchange, outcome)
+                    exchange.downstream.flush()
+                return  # it need not be finished: the default backend may be asked for the body of the answer
         except Exception:
             exchange.task = None
             if not exchange.finished:

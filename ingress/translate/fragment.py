@@ -240,7 +240,8 @@ class _Builder:
             )
         certificates: Mapping[HostPattern, HostCertificates] = {}
         if spec.tls and self._policy.canary is None:  # a canary's host is that of its main Ingress
-            certificates = SectionReader(ingress, context.certificates, context.objects, report).read(hosts)
+            section = SectionReader(ingress, context.certificates, context.objects, report)
+            certificates = section.read(hosts, self._policy.host.names_besides(hosts))
         return Fragment(
             ingress.ref,
             ingress.origin,

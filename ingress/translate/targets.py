@@ -18,6 +18,7 @@ from ingress.translate.names import is_object_name, is_port_name
 from ingress.translate.report import Report, shown
 
 UNANSWERED = "Requests are answered with 503"
+_NOT_CHOSEN = "The canary gets no request"
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +143,9 @@ class Targets:
         ):
             ask = msgspec.structs.replace(ask, protocol=None)  # asks for what is so anyway: no upstream of its own
         spec = upstream_spec(self._namespace, service_name, number, name, ask)
-        if not self.policy.closed_reason and self.uses.get(spec.key, _UNUSED).consequence != UNANSWERED:
-            self.uses[spec.key] = Use(spec, where)
+        consequence = UNANSWERED if self.policy.canary is None else _NOT_CHOSEN
+        if not self.policy.closed_reason and self.uses.get(spec.key, _UNUSED).consequence != consequence:
+            self.uses[spec.key] = Use(spec, where, consequence)
         return Target(service_name, spec.port, spec.key)
 
     def default_backends(self, context: Context) -> Fallback | None:

@@ -238,6 +238,14 @@ def test_cookie_affinity() -> None:
     assert result.verdicts == ()
 
 
+@pytest.mark.parametrize(("text", "secure"), [("true", True), ("false", None)])
+def test_a_session_cookie_of_https_is_always_secure(text: str, secure: bool | None) -> None:
+    """`false` is ingress-nginx's default, by which the request decides."""
+    result = annotated({"affinity": "cookie", "session-cookie-secure": text})
+    assert upstream_of(result).balancing.cookie == CookieAffinity(secure=secure)
+    assert result.verdicts == ()
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -252,6 +260,8 @@ def test_cookie_affinity() -> None:
         ("session-cookie-path", "/a\r\nSet-Cookie: x"),
         ("session-cookie-domain", "a,b"),
         ("session-cookie-domain", ""),
+        ("session-cookie-domain", "https://example.com"),
+        ("session-cookie-domain", "*.example.com"),
         ("session-cookie-samesite", "Loose"),
         ("session-cookie-secure", "yes"),
         ("session-cookie-expires", "tomorrow"),

@@ -8,6 +8,8 @@ import re
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
+import msgspec
+
 from ingress.errors import VerdictReason
 from ingress.expressions import compile_expression
 from ingress.routing.table import CanaryRule
@@ -62,18 +64,24 @@ def read_canary(reader: _Taker) -> CanaryRule | bool:
             f"The value of {shown(key)} can't be used: {e}. The Ingress is left out, as it may be meant as a canary.",
         )
         return True
+    compared = any(
+        reader.found.get(name, ("", ""))[1] for name in ("canary-by-header-value", "canary-by-header-pattern")
+    )
+    weight = reader.take("canary-weight", values.count, -1)
     ignored = sorted(full for name, (full, _) in reader.found.items() if name not in _OWN)
     rule = CanaryRule(
         header=reader.take("canary-by-header", _token, ""),
         header_value=reader.take("canary-by-header-value", _text, ""),
         header_pattern=reader.take("canary-by-header-pattern", _pattern, ""),
         cookie=reader.take("canary-by-cookie", _token, ""),
-        weight=reader.take("canary-weight", values.count, 0),
+        weight=max(weight, 0),
         # Totals of 100 and less don't take effect in ingress-nginx either.
         weight_total=max(_TOTAL, reader.take("canary-weight-total", values.count, _TOTAL)),
         sticky=reader.take("affinity-canary-behavior", _behavior, True),
     )
-    if not (rule.header or rule.cookie or rule.weight):
+    if rule.header and compared and not (rule.header_value or rule.header_pattern):
+        rule = msgspec.structs.replace(rule, header_unusable=True)
+    if not (rule.header or rule.cookie or weight >= 0):
         reader.report.warning(
             field_of(key),
             VerdictReason.INVALID_ANNOTATION,

@@ -1,6 +1,6 @@
 """Annotations that act on a whole host, or decide how its paths are matched: what one Ingress asks for. `conflicts` decides who gets it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
@@ -36,8 +36,20 @@ class HostAsk:
             return "rewrite-target"
         return "use-regex" if self.use_regex else ""
 
+    def names_besides(self, hosts: Iterable[HostPattern]) -> tuple[HostPattern, ...]:
+        """Those that become names of the `hosts` by these annotations, but for regular expressions; others may have them already."""
+        twins = [twin for host in hosts if (twin := twin_of(host)) is not None] if self.www_twin else []
+        return (*self.aliases, *twins)
+
 
 NO_HOST_ASK = HostAsk()
+
+
+def twin_of(host: HostPattern) -> HostPattern | None:
+    """None for a host that can have none."""
+    if not host or host.startswith("*."):
+        return None
+    return HostPattern(host.removeprefix("www.") if host.startswith("www.") else f"www.{host}")
 
 
 class Annotations(Protocol):

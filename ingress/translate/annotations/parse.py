@@ -358,6 +358,11 @@ def _cookie_mode(text: str) -> CookieMode:
     return mode
 
 
+def _secure(text: str) -> bool | None:
+    """`false` is the default in ingress-nginx: the cookie of an https request is Secure all the same."""
+    return values.boolean(text) or None
+
+
 def _cookie(reader: _Reader) -> CookieAffinity:
     nothing: int | None = None
     as_request: bool | None = None
@@ -369,7 +374,7 @@ def _cookie(reader: _Reader) -> CookieAffinity:
         same_site=reader.take("session-cookie-samesite", values.same_site, ""),
         max_age_s=reader.take("session-cookie-max-age", values.positive, nothing),
         expires_s=reader.take("session-cookie-expires", values.positive, nothing),
-        secure=reader.take("session-cookie-secure", values.boolean, as_request),
+        secure=reader.take("session-cookie-secure", _secure, as_request),
         change_on_failure=reader.take("session-cookie-change-on-failure", values.boolean, False),
         conditional_same_site_none=reader.take("session-cookie-conditional-samesite-none", values.boolean, False),
     )
@@ -425,6 +430,8 @@ def _not_read(reader: _Reader, name: str) -> str:
             return _close(reader, key, value, "This access rule is not supported yet")
         case Handling.UNSUPPORTED:
             reader.unsupported(key, value, f"This annotation is not supported yet: {known.consequence}.")
+        case Handling.CANARY_ONLY:
+            reader.unsupported(key, value, 'It has no effect without canary: "true", in ingress-nginx neither.')
         case Handling.NOT_READ_BY_NGINX:
             instead = INSTEAD.get(name)
             hint = f" {instead} is the annotation that does it." if instead else ""
