@@ -29,10 +29,10 @@ from ingress.cpus import available_cpus
 from ingress.demo.prepare import prepare
 from ingress.demo.tour import curl_lines, render
 from ingress.errors import IngressError, Verdict, VerdictReason
+from ingress.facts import ClusterFacts, ControllerFacts, SourceFacts, TableCounts, count_table, count_verdicts
 from ingress.files.source import FilesSource
 from ingress.kube.cluster import Cluster
 from ingress.logs import VerdictLog, setup_logging
-from ingress.metrics import ClusterFacts, ControllerFacts, SourceFacts, TableCounts, count_table, count_verdicts
 from ingress.middleware import loader, registry
 from ingress.model import ConfigMap, KubernetesObject, ObjectRef
 from ingress.proxy.accept import ListenerKind

@@ -23,6 +23,7 @@ from ingress import __version__
 from ingress.config import (
     CONTROLLER_NAME,
     DEFAULT_CLASS,
+    NGINX_ANNOTATIONS,
     NGINX_CLASS,
     NGINX_CONTROLLER_NAME,
     Address,
@@ -31,8 +32,10 @@ from ingress.config import (
     ProxySettings,
     Settings,
     TranslateSettings,
+    annotation_prefixes,
 )
 from ingress.errors import ConfigError, IngressError
+from ingress.nginxflags import INSTEAD
 
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
@@ -178,6 +181,22 @@ class ElectionType(click.ParamType[str]):
         text = str(value)
         if not _OBJECT_NAME.fullmatch(text):
             raise click.BadParameter(f"{text!r} is not the name of a Lease", ctx, param)
+        return text
+
+
+class AnnotationsPrefixType(click.ParamType[str]):
+    """What stands before the slash of an annotation's name: a DNS name."""
+
+    name = "NAME"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = str(value)
+        if not _OBJECT_NAME.fullmatch(text) or ".." in text:
+            raise click.BadParameter(
+                f"{text!r} is not the prefix of annotations: expected a DNS name without a slash, such as {NGINX_ANNOTATIONS}",
+                ctx,
+                param,
+            )
         return text
 
 
@@ -328,6 +347,20 @@ def cli() -> None:
     **SWITCH,
     show_envvar=True,
     help="Take Ingresses without any class too.",
+)
+@click.option(
+    "--annotations-prefix",
+    type=AnnotationsPrefixType(),
+    default=NGINX_ANNOTATIONS,
+    show_default=True,
+    show_envvar=True,
+    help="Read annotations of this prefix. Those of aioingress.io are always read, and win.",
+)
+@click.option(
+    "--disable-catch-all",
+    **SWITCH,
+    show_envvar=True,
+    help="Leave Ingresses with a spec.defaultBackend out.",
 )
 @click.option(
     "--watch-namespace",
@@ -486,6 +519,8 @@ def serve(
     take_over_nginx: bool,
     ingress_class_by_name: bool,
     watch_ingress_without_class: bool,
+    annotations_prefix: str,
+    disable_catch_all: bool,
     watch_namespace: str,
     watch_namespace_selector: str,
     configmap: tuple[str, str] | None,
@@ -561,6 +596,8 @@ def serve(
                 by_name=ingress_class_by_name,
                 take_over_nginx=take_over_nginx,
             ),
+            annotation_prefixes=annotation_prefixes(annotations_prefix),
+            catch_all_enabled=not disable_catch_all,
             default_backend_service=default_backend_service,
             config_map=configmap,
             tcp_services=tcp_services_configmap,
@@ -684,7 +721,11 @@ def _command_path(error: click.UsageError, arguments: list[str]) -> str:
 
 
 def _describe(error: click.UsageError) -> str:
-    """click's message; a bad value from the environment names the variable instead of the flag."""
+    """click's message; a bad value from the environment names the variable instead of the flag, and a flag of ingress-nginx what there is instead."""
+    if isinstance(error, click.NoSuchOption) and error.ctx is not None and error.ctx.command is serve:
+        instead = INSTEAD.get(error.option_name.lstrip("-"))
+        if instead is not None:
+            return f"no such option '{error.option_name}' (a flag of ingress-nginx): {instead}"
     if type(error) is not click.BadParameter or not isinstance(error.param, click.Option) or error.ctx is None:
         return error.format_message()
     option = error.param

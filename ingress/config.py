@@ -9,6 +9,8 @@ from ingress.errors import ConfigError
 
 CONTROLLER_NAME = "aioingress.io/ingress-controller"
 DEFAULT_CLASS = "aioingress"
+OWN_ANNOTATIONS = "aioingress.io"
+NGINX_ANNOTATIONS = "nginx.ingress.kubernetes.io"
 NGINX_CLASS = "nginx"
 NGINX_CONTROLLER_NAME = "k8s.io/ingress-nginx"
 
@@ -52,6 +54,11 @@ class Address:
             return False
         mine, theirs = ipaddress.ip_address(self.host), ipaddress.ip_address(other.host)
         return mine.version == theirs.version and (mine == theirs or mine.is_unspecified or theirs.is_unspecified)
+
+
+def annotation_prefixes(name: str = NGINX_ANNOTATIONS) -> tuple[str, ...]:
+    """Prefixes of the annotations that are read, with their slash, in order of precedence: ours, then `name`."""
+    return tuple(dict.fromkeys((f"{OWN_ANNOTATIONS}/", f"{name}/")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +199,8 @@ class TranslateSettings:
     config_map: tuple[str, str] | None = None  # (namespace, name) of the options
     tcp_services: tuple[str, str] | None = None  # (namespace, name) of the ConfigMap of ports
     reserved_ports: frozenset[int] = frozenset()  # of the controller itself: no TCP service gets them
-    annotation_prefixes: tuple[str, ...] = ("aioingress.io/", "nginx.ingress.kubernetes.io/")  # first wins
+    annotation_prefixes: tuple[str, ...] = annotation_prefixes()  # first wins
+    catch_all_enabled: bool = True  # Ingresses may have a default backend
     external_name_loopback: bool = True  # standalone mode may point ExternalName at loopback; a cluster may not
     external_name_enabled: bool = True
     # User middlewares that every Ingress may name; `*`: all that are loaded. None: all standalone, in a cluster none but those of its class.

@@ -74,7 +74,7 @@ class Verdict(msgspec.Struct, frozen=True, order=True):
 
 
 class Reason(enum.Enum):
-    """Why a request failed. `proxy.forward.status_of` maps each to a status."""
+    """Why a request failed. `proxy.reasons.status_of` maps each to a status."""
 
     BAD_REQUEST = enum.auto()  # ambiguous framing or syntax: 400 and close
     PLAIN_HTTP = enum.auto()  # on a TLS port: 400

@@ -258,8 +258,8 @@ class Exchange:
         self.body_held = False  # no endpoint is asked before it is complete (request buffering)
         self.body_whole = False  # kept for a retry up to the bound of request buffering
 
-        self.route: Any = None  # proxy.link.LinkedRoute
-        self.upstream: Any = None  # proxy.link.UpstreamRuntime
+        self.route: Any = None  # proxy.snapshot.LinkedRoute
+        self.upstream: Any = None  # proxy.upstream_runtime.UpstreamRuntime
         self.endpoint: EndpointState | None = None
         self.tried: list[EndpointState] | None = None
         self.attempts = 0

@@ -41,7 +41,7 @@ from ingress.middleware.base import Services
 from ingress.middleware.loader import REGISTRY
 from ingress.middleware.user import Caller
 from ingress.proxy.dataplane import DataPlane
-from ingress.proxy.link import LinkedRoute
+from ingress.proxy.snapshot import LinkedRoute
 from ingress.routing.path import normalize_path
 from ingress.routing.table import ANY_HOST, Endpoint, PathType, Route, RoutingTable, UpstreamProtocol
 from ingress.store import Store

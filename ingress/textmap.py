@@ -6,10 +6,9 @@ back-references.
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import re2
+from ingress.expressions import compile_expression
 
 _PATTERN_LIMIT = 1024
-_MEMORY_BYTES = 1 << 20  # of one compiled expression
 
 
 def parse_entry(text: str) -> str:
@@ -27,19 +26,11 @@ def parse_entry(text: str) -> str:
 
 
 def _compile(entry: str) -> Any:
-    options = re2.Options()
-    options.log_errors = False
-    options.max_mem = _MEMORY_BYTES
-    options.case_sensitive = not entry.startswith("~*")
     expression = entry.removeprefix("~").removeprefix("*")
     try:
-        # Latin-1 in, Latin-1 out: what clients send is bytes.
-        options.encoding = re2.Options.Encoding.LATIN1
-        return re2.compile(expression.encode("utf-8"), options)
-    except re2.error as problem:
-        reason = problem.args[0] if problem.args else problem
-        why = reason.decode("utf-8", "replace") if isinstance(reason, bytes) else str(reason)
-        raise ValueError(f"{expression[:60]!r} is not a regular expression of RE2 ({why[:80]})") from None
+        return compile_expression(expression, ignore_case=entry.startswith("~*"))
+    except ValueError as problem:
+        raise ValueError(f"{expression[:60]!r} is not a regular expression of RE2 ({str(problem)[:80]})") from None
 
 
 def compile_entries(entries: Sequence[str]) -> Callable[[bytes], bool]:

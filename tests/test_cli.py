@@ -1,5 +1,6 @@
 """The command line in process: what becomes of flags and environment, and what a person sees when they are wrong."""
 
+import re
 import subprocess
 import sys
 import types
@@ -7,11 +8,13 @@ from pathlib import Path
 
 import click
 import pytest
+import yaml
 
 from ingress import __version__
 from ingress.cli import cli, main
 from ingress.config import Address, ClassSettings, KubeSettings, ProxySettings, Settings, TranslateSettings
 from ingress.errors import ConfigError, SourceError
+from ingress.nginxflags import INSTEAD
 
 
 class App:
@@ -83,6 +86,8 @@ def test_every_flag(app, folder, tmp_path):
         "--ingress-class", "edge",
         "--controller-class", "example.com/edge",
         "--watch-ingress-without-class",
+        "--annotations-prefix", "edge.example.com",
+        "--disable-catch-all",
         "--default-backend-service", "system/fallback",
         "--disable-svc-external-name",
         "--shutdown-grace-period", "7.5",
@@ -102,12 +107,19 @@ def test_every_flag(app, folder, tmp_path):
         shutdown_grace_s=7.5,
         translate=TranslateSettings(
             classes=ClassSettings("edge", "example.com/edge", watch_without_class=True),
+            annotation_prefixes=("aioingress.io/", "edge.example.com/"),
+            catch_all_enabled=False,
             default_backend_service=("system", "fallback"),
             external_name_enabled=False,
             allowed_middleware=("audit", "tenant"),
         ),
         proxy=ProxySettings(drain_timeout_s=30.0, access_log=False, middleware_paths=(str(file), "/opt/middleware")),
     )
+
+
+def test_own_annotations_alone(app, folder):
+    assert main(["serve", "--manifests", folder, "--annotations-prefix", "aioingress.io"]) == 0
+    assert app.settings.translate.annotation_prefixes == ("aioingress.io/",)
 
 
 def test_without_manifests_it_is_a_cluster(app):
@@ -180,6 +192,8 @@ ENVIRONMENT = {
     "INGRESS_INGRESS_CLASS": ("edge", lambda s: s.translate.classes.ingress_class, "edge"),
     "INGRESS_CONTROLLER_CLASS": ("a/b", lambda s: s.translate.classes.controller_class, "a/b"),
     "INGRESS_WATCH_INGRESS_WITHOUT_CLASS": ("true", lambda s: s.translate.classes.watch_without_class, True),
+    "INGRESS_ANNOTATIONS_PREFIX": ("a.b", lambda s: s.translate.annotation_prefixes, ("aioingress.io/", "a.b/")),
+    "INGRESS_DISABLE_CATCH_ALL": ("true", lambda s: s.translate.catch_all_enabled, False),
     "INGRESS_DEFAULT_BACKEND_SERVICE": ("a/b", lambda s: s.translate.default_backend_service, ("a", "b")),
     "INGRESS_DISABLE_SVC_EXTERNAL_NAME": ("1", lambda s: s.translate.external_name_enabled, False),
     "INGRESS_ALLOW_MIDDLEWARE": ("audit tenant", lambda s: s.translate.allowed_middleware, ("audit", "tenant")),
@@ -245,6 +259,15 @@ def test_manifests_from_environment(app, tmp_path, monkeypatch):
 def test_every_option_has_a_tested_environment_variable():
     serve = {f"INGRESS_{p.name.upper()}" for p in cli.commands["serve"].params}
     assert serve == {*ENVIRONMENT, *OF_A_CLUSTER, "INGRESS_MANIFESTS"}
+
+
+def test_flags_of_ingress_nginx_are_told_from_ours():
+    ours = {option.lstrip("-") for p in cli.commands["serve"].params for option in p.opts}
+    assert not ours & INSTEAD.keys()
+    named = {flag for why in INSTEAD.values() for flag in re.findall(r"--([a-z-]+)", why)}
+    assert named - {"version"} <= ours
+    chart = Path(__file__).parents[1] / "charts" / "aioingress" / "files" / "ignored.yaml"
+    assert yaml.safe_load(chart.read_text())["flags"].keys() <= INSTEAD.keys()
 
 
 def test_no_option_collides_with_what_kubernetes_injects():
@@ -343,6 +366,13 @@ BAD = [
     (["serve", "--election-ttl", "30x"], "'30x' is not a number of seconds from 0 to 86400;"),
     (["serve", "--update-status=si"], "invalid value for '--update-status': 'si' is neither true nor false;"),
     (["serve", "--manifest", "x"], "ingress serve: no such option '--manifest'. Did you mean '--manifests'?;"),
+    (
+        ["serve", "--http-port=80"],
+        "ingress serve: no such option '--http-port' (a flag of ingress-nginx): use --http-address;",
+    ),
+    (["serve", "-v=2"], "ingress serve: no such option '-v' (a flag of ingress-nginx): use --log-level;"),
+    (["serve", "--enable-metrics"], "leave it out: metrics are always served, at --admin-address;"),
+    (["demo", "--http-port=80"], "ingress demo: no such option '--http-port'. Did you mean '--http-address'?;"),
     (["serve", "--manifests"], "ingress serve: option '--manifests' requires an argument;"),
     (
         ["serve", "--manifests", "/no/such"],
@@ -363,6 +393,12 @@ BAD = [
     (["serve", "--admin-address", "a\nb:1"], "invalid value for '--admin-address': 'a\\nb:1' is not an address"),
     (["serve", "--log-format", "xml"], "invalid value for '--log-format': 'xml' is not one of 'text', 'json';"),
     (["serve", "--log-level", "trace"], "'trace' is not one of 'debug', 'info', 'warning', 'error';"),
+    (
+        ["serve", "--annotations-prefix", "edge.example.com/"],
+        "'--annotations-prefix': 'edge.example.com/' is not the prefix of annotations: expected a DNS name without a slash",
+    ),
+    (["serve", "--annotations-prefix", ""], "'' is not the prefix of annotations"),
+    (["serve", "--annotations-prefix", "Edge"], "'Edge' is not the prefix of annotations"),
     (["serve", "--ingress-class", ""], "invalid value for '--ingress-class': '' is not a name;"),
     (["serve", "--controller-class", "a b"], "invalid value for '--controller-class': 'a b' is not a name;"),
     (["serve", "--watch-ingress-without-class=si"], "'--watch-ingress-without-class': 'si' is neither true nor false;"),

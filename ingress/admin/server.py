@@ -13,7 +13,7 @@ from ingress.admin.dump import dump_table, dump_verdicts
 from ingress.admin.view import AdminView, Probe
 from ingress.config import Address
 from ingress.errors import ConfigError
-from ingress.metrics import render
+from ingress.exposition import render
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ingress.errors import Verdict
-from ingress.metrics import ControllerFacts, MetricsSnapshot
+from ingress.facts import ControllerFacts
+from ingress.metrics import MetricsSnapshot
 from ingress.routing.table import RoutingTable
 
 

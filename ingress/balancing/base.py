@@ -1,6 +1,6 @@
 """What every balancing algorithm sees and offers. Sans-IO: `now` and `rng` are arguments.
 
-An `EndpointState` is the live side of a `routing.table.Endpoint`: it outlives tables (`proxy.link` keeps it while some table names
+An `EndpointState` is the live side of a `routing.table.Endpoint`: it outlives tables (`proxy.upstream_runtime` keeps it while some table names
 the endpoint), and is shared by all pickers that were built over it. A `Picker` is built anew when an upstream's usable
 endpoints change (table swap, ejection, readmission), so that `pick` itself has nothing to filter.
 """
@@ -48,7 +48,7 @@ class EndpointState:
         self.contrary_checks = 0  # results in a row that speak against `healthy`
         self.shunned = False  # unhealthy, while others are not: left out of the pickers
         self.reached = False  # a connection to it was made once
-        self.pool: Any = None  # the data plane's connection pool to it; set by proxy.link
+        self.pool: Any = None  # the data plane's connection pool to it; set by proxy.upstream_runtime
 
     def __repr__(self) -> str:
         return f"<EndpointState {self.key} inflight={self.inflight}>"

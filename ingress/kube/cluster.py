@@ -5,13 +5,13 @@ from collections.abc import Sequence
 
 from ingress.config import KubeSettings
 from ingress.errors import Verdict
+from ingress.facts import ClusterFacts, SourceFacts
 from ingress.kube.addresses import AddressReader, Replicas
 from ingress.kube.client import KubeClient
 from ingress.kube.events import EventRecorder
 from ingress.kube.leader import LeaderElection, new_identity
 from ingress.kube.source import KubeSource, Sink
 from ingress.kube.status import StatusWriter
-from ingress.metrics import ClusterFacts, SourceFacts
 from ingress.model import ObjectRef
 from ingress.translate.compiler import Compilation
 

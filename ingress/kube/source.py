@@ -15,6 +15,7 @@ from typing import Protocol
 
 from ingress.config import KubeSettings
 from ingress.errors import SourceError, Verdict
+from ingress.facts import SourceFacts
 from ingress.kube.api import Forbidden
 from ingress.kube.decode import Addresses
 from ingress.kube.discovery import Resource, endpoints_kind, path_of, plural, resource
@@ -27,7 +28,6 @@ from ingress.kube.reflector import (
     WatchApi,
     backoff_s,
 )
-from ingress.metrics import SourceFacts
 from ingress.model.kubernetes import KubernetesObject
 from ingress.model.ref import Kind, ObjectRef
 

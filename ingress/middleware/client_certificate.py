@@ -6,9 +6,8 @@ very host is seen to before (`tls.choice.standing`: 421).
 
 from urllib.parse import quote
 
-import re2
-
 from ingress.exchange import DirectResponse, Exchange
+from ingress.expressions import compile_text_expression
 from ingress.middleware.base import Hooks, MiddlewareSpec, Phase, Scope
 from ingress.middleware.tls_redirect import never_parsed
 from ingress.routing.client_auth import CERTIFICATE_ERROR, NO_CERTIFICATE_SENT, refusal
@@ -31,9 +30,7 @@ def bind(policy: ClientCertificate, scope: Scope) -> Hooks:
     verify = None if policy.verify == "off" else ClientVerify(policy.verify)
     matches = None
     if policy.match_dn:
-        options = re2.Options()
-        options.log_errors = False
-        matches = re2.compile(policy.match_dn, options).search
+        matches = compile_text_expression(policy.match_dn).search
     forward = policy.forward
     page = policy.error_page.encode("ascii")
     elsewhere = DirectResponse(302, ((b"Location", page),), b"") if page else None

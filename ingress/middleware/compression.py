@@ -12,9 +12,9 @@ from functools import lru_cache
 from typing import Any
 
 import msgspec
-import re2
 
 from ingress.exchange import CHUNKED, BodyFraming, Exchange, Field, FieldPieces, ResponseHead, ResponseHook
+from ingress.expressions import compile_expression
 from ingress.middleware.base import Hooks, MiddlewareSpec, Phase, Reader, Scope
 from ingress.middleware.codecs import Encoder, make_encoder
 from ingress.middleware.encoding import Coding, Content, is_old_explorer, may_be_encoded, negotiate, weakened
@@ -229,13 +229,9 @@ def _user_agents(text: str) -> Any:
         return None
     if text == "msie6":
         return is_old_explorer
-    options = re2.Options()
-    options.encoding = re2.Options.Encoding.LATIN1
-    options.case_sensitive = False
-    options.log_errors = False
     try:
-        return re2.compile(text.encode("latin-1", "replace"), options).search
-    except re2.error:
+        return compile_expression(text, ignore_case=True).search
+    except ValueError:
         return None  # reported where the option is read
 
 

@@ -8,6 +8,7 @@ import re
 from http import HTTPStatus
 
 from ingress.exchange import DirectResponse, Exchange
+from ingress.routing.trie import normalize_host
 
 _UNPRINTABLE = re.compile(rb"[^\x21-\x7e]")
 # nginx: with other codes the URL is the body
@@ -37,10 +38,21 @@ def local_path(path: bytes) -> bytes:
 
 def absolute(exchange: Exchange, path: bytes, *, with_port: bool) -> bytes:
     """`path` on the host that the client asked for; as it is where the client named none. `with_port`: its port too, if it named one."""
-    if not exchange.host:
+    host = asked_host(exchange)
+    if not host:
         return local_path(path)
     port = port_of(exchange.authority) if with_port else b""
-    return b"%b://%b%b%b%b" % (exchange.scheme, exchange.host, b":" if port else b"", port, path)
+    return b"%b://%b%b%b%b" % (exchange.scheme, host, b":" if port else b"", port, path)
+
+
+def asked_host(exchange: Exchange) -> bytes:
+    """The host that the client sees, without its port: behind a front that is believed, that of X-Forwarded-Host. Empty: it named none."""
+    if not exchange.host:
+        return b""
+    try:
+        return normalize_host(exchange.authority) or exchange.host
+    except ValueError:
+        return exchange.host
 
 
 def port_of(authority: bytes) -> bytes:

@@ -20,6 +20,9 @@ from ingress.translate.annotations.values import count
 _BURST_MULTIPLIER = 5
 _CLIENTS = 4096  # whose digests a route remembers
 _ALLOW = ("limit-allowlist", "limit-whitelist")  # the first wins where both are set
+_TOO_MANY = (
+    "Too many requests came from here. Try again later."  # whatever the status: 503 alone would blame the service
+)
 
 
 class RateLimit(msgspec.Struct, frozen=True):
@@ -40,16 +43,16 @@ def parse(reader: Reader) -> RateLimit | None:
     rpm = reader.require("limit-rpm", count, 0)
     connections = reader.require("limit-connections", count, 0)
     multiplier = reader.take("limit-burst-multiplier", count, _BURST_MULTIPLIER)
-    allow: tuple[str, ...] = ()
-    nobody: tuple[str, ...] = ()
-    for name in reversed(_ALLOW):
-        if reader.text(name):
-            allow = reader.require(name, networks, nobody)
     if not (rps or rpm or connections):
         for name in ("limit-burst-multiplier", *_ALLOW):
             if reader.text(name) is not None:
                 reader.warn(name, "It has no effect without limit-rps, limit-rpm or limit-connections.")
         return None
+    allow: tuple[str, ...] = ()
+    nobody: tuple[str, ...] = ()
+    for name in reversed(_ALLOW):
+        if reader.text(name):
+            allow = reader.require(name, networks, nobody)
     options = reader.options
     return RateLimit(
         f"{reader.namespace}/{reader.ingress}",
@@ -86,12 +89,12 @@ def bind(policy: RateLimit, scope: Scope) -> Hooks:
             buckets: list[Bucket] = [(digests[at], rate, burst) for at, rate, burst in rates]
             if not take(buckets, clock()):
                 refused.value += 1
-                return DirectResponse(policy.rate_status)
+                return DirectResponse(policy.rate_status, message=_TOO_MANY)
         if policy.connections:
             digest = digests[2]
             if not enter(digest, policy.connections):
                 crowded.value += 1
-                return DirectResponse(policy.connections_status)
+                return DirectResponse(policy.connections_status, message=_TOO_MANY)
             exchange.at_end(lambda: leave(digest))
         return None
 

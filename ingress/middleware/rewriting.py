@@ -16,9 +16,9 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
-import re2
 
 from ingress.exchange import COLON, CRLF, Exchange, FieldPieces, ResponseHead, iter_fields
+from ingress.expressions import compile_expression
 from ingress.middleware.base import Hooks, MiddlewareSpec, Phase, Reader, Scope
 from ingress.variables import Part, RuleNames, Variable, compile_field_value, parse_value
 
@@ -44,20 +44,10 @@ class RewritingPolicy(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def _compile(pattern: str, ignore_case: bool) -> Any:
-    options = re2.Options()
-    options.case_sensitive = not ignore_case
-    options.encoding = re2.Options.Encoding.LATIN1
-    options.log_errors = False
-    options.max_mem = 1 << 20
     try:
-        return re2.compile(pattern.encode("ascii"), options)
-    except re2.error as e:
-        raise ValueError(f"its pattern is not a regular expression of RE2: {_text(e)}") from None
-
-
-def _text(error: Exception) -> str:
-    reason = error.args[0] if error.args else ""
-    return reason.decode("latin-1") if isinstance(reason, bytes) else str(reason)
+        return compile_expression(pattern, ignore_case=ignore_case)
+    except ValueError as problem:
+        raise ValueError(f"its pattern is not a regular expression of RE2: {problem}") from None
 
 
 def _pattern(find: str, ignore_case: bool) -> Any:

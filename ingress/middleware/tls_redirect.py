@@ -8,6 +8,7 @@ from typing import Any
 
 from ingress.exchange import DirectResponse, Exchange
 from ingress.middleware.base import Hooks, MiddlewareSpec, Phase, Scope
+from ingress.middleware.location import asked_host
 from ingress.routing.https import TLS_REDIRECT, RedirectWhen, TLSRedirect
 
 _SLASH = ord("/")
@@ -28,7 +29,7 @@ def bind(policy: TLSRedirect, scope: Scope) -> Hooks:
     def redirect_to_https(exchange: Exchange) -> DirectResponse | None:
         if exchange.scheme != b"http":
             return None
-        host = exchange.host
+        host = asked_host(exchange)
         if not host:
             return DirectResponse(400)  # HTTP/1.0 without Host: there is nowhere to go
         target = exchange.target

@@ -4,13 +4,11 @@ from collections.abc import Callable
 from random import Random
 from typing import Any, Generic, Protocol, TypeVar
 
-import re2
-
 from ingress.affinity.cookie import decode, parse_cookie_header, upstream_digest
 from ingress.exchange import Exchange, RequestHook
+from ingress.expressions import compile_expression
 from ingress.routing.table import CanaryRule
 
-_PATTERN_BYTES = 1 << 20
 _HEADER_LIMIT_BYTES = 8192
 
 Asked = Callable[[Exchange], bool | None]
@@ -18,7 +16,7 @@ Asked = Callable[[Exchange], bool | None]
 
 
 class Target(Protocol):
-    """`proxy.link.LinkedRoute`."""
+    """`proxy.snapshot.LinkedRoute`."""
 
     upstream: Any
 
@@ -112,15 +110,13 @@ def _asked(rule: CanaryRule) -> Asked:
 
 
 def _by_value(rule: CanaryRule) -> Callable[[bytes], bool | None]:
+    if rule.header_unusable:
+        return lambda _: False
     if rule.header_value:
         wanted = rule.header_value.encode("ascii")
         return lambda value: True if value == wanted else None
     if rule.header_pattern:
-        options = re2.Options()
-        options.max_mem = _PATTERN_BYTES
-        options.log_errors = False
-        options.encoding = re2.Options.Encoding.LATIN1
-        search = re2.compile(rule.header_pattern.encode("latin-1", "replace"), options=options).search
+        search = compile_expression(rule.header_pattern).search
         return lambda value: True if search(value) else None
     return {b"always": True, b"never": False}.get
 

@@ -24,13 +24,15 @@ from ingress.proxy.common import Common
 from ingress.proxy.errorpages import ErrorPages
 from ingress.proxy.forward import Forwarder
 from ingress.proxy.header_reader import HeaderReader, HeaderReaders, Successor
-from ingress.proxy.link import Runtime, Snapshot
+from ingress.proxy.link import Runtime
 from ingress.proxy.listener import ClientConnection, MisplacedConnection, client_address
 from ingress.proxy.proxy_protocol import ProxyHeader
 from ingress.proxy.sidecalls import SideCallClient
+from ingress.proxy.snapshot import Snapshot
 from ingress.proxy.stream import StreamConnection, StreamContext
 from ingress.proxy.stream_ports import StreamPorts
-from ingress.proxy.upstream import Pool, UpstreamContext, Wire
+from ingress.proxy.upstream import Pool, UpstreamContext
+from ingress.proxy.wire import Wire
 from ingress.routing.table import RoutingTable, TableDelta, UpstreamKey
 from ingress.routing.tls import TLSHost
 from ingress.tls.contexts import Contexts

@@ -7,118 +7,41 @@ cancellation can only hit the connect.
 
 import asyncio
 import logging
-import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import cast
 
-from ingress.accesslog import AccessLog, AccessRecord
+from ingress.accesslog import AccessLog
 from ingress.balancing import ejection, ewma
 from ingress.balancing.base import EndpointState
 from ingress.config import ProxySettings
 from ingress.errors import ProxyError, Reason
 from ingress.exchange import (
-    LENGTH,
-    NO_BODY,
     DirectResponse,
     Exchange,
-    Field,
     FieldPieces,
     RequestHook,
     ResponseHead,
-    field_pieces,
 )
 from ingress.metrics import WorkerMetrics
-from ingress.proxy import interception
+from ingress.proxy import answers, interception
+from ingress.proxy.access_record import access_record
 from ingress.proxy.buffering import BodyBuffers, settle_framing
 from ingress.proxy.common import Common
 from ingress.proxy.errorpages import ErrorPages
-from ingress.proxy.http1 import reason_phrase
-from ingress.proxy.httpdate import http_date
-from ingress.proxy.link import IDEMPOTENT, LinkedRoute, Runtime, Snapshot, UpstreamRuntime
+from ingress.proxy.link import Runtime
+from ingress.proxy.matching import certificate_holds, find_unusual
+from ingress.proxy.reasons import CLOSING, MESSAGES, status_of
+from ingress.proxy.request_ids import RequestIds, no_id
+from ingress.proxy.retry import IDEMPOTENT, may_retry, repeatable, tries_left
+from ingress.proxy.snapshot import LinkedRoute, Snapshot
 from ingress.proxy.upstream import UpstreamConnection
-from ingress.routing.path import decoded_view, is_normal, normalize_path
-from ingress.routing.table import Route
-from ingress.routing.trie import PathIndex
-from ingress.tls.choice import Standing, standing
+from ingress.proxy.upstream_runtime import UpstreamRuntime
+from ingress.routing.path import is_normal
 
 _log = logging.getLogger(__name__)
 _REFUSED_METHODS = frozenset((b"CONNECT", b"TRACE"))
 _QUESTION_MARK = ord("?")
-_TIMEOUTS = frozenset((Reason.CONNECT_TIMEOUT, Reason.READ_TIMEOUT, Reason.SEND_TIMEOUT))
-_NOTHING_SENT = frozenset((Reason.CONNECT_FAILED, Reason.CONNECT_TIMEOUT, Reason.TLS_FAILED))
-# After these the connection to the client can't go on: where the next request begins is unknown, or its body won't be read.
-_CLOSING = frozenset(
-    (
-        Reason.BAD_REQUEST,
-        Reason.PLAIN_HTTP,
-        Reason.MISDIRECTED,
-        Reason.URI_TOO_LONG,
-        Reason.HEADERS_TOO_LARGE,
-        Reason.BODY_TOO_LARGE,
-        Reason.METHOD_NOT_ALLOWED,
-        Reason.REQUEST_TIMEOUT,
-    )
-)
-
-
-# Instead of what the status says in general; in nginx's words where it has some.
-_MESSAGES = {Reason.PLAIN_HTTP: "The plain HTTP request was sent to HTTPS port"}
-
-
-def status_of(reason: Reason) -> int:
-    """The status that a client gets for `reason` (as ingress-nginx answers)."""
-    match reason:
-        case Reason.BAD_REQUEST | Reason.PLAIN_HTTP:
-            return 400
-        case Reason.NO_ROUTE:
-            return 404
-        case Reason.METHOD_NOT_ALLOWED:
-            return 405
-        case Reason.REQUEST_TIMEOUT:
-            return 408
-        case Reason.BODY_TOO_LARGE:
-            return 413
-        case Reason.URI_TOO_LONG:
-            return 414
-        case Reason.MISDIRECTED:
-            return 421
-        case Reason.HEADERS_TOO_LARGE:
-            return 431
-        case Reason.CLIENT_GONE:
-            return 499
-        case Reason.INTERNAL:
-            return 500
-        case Reason.CONNECT_FAILED | Reason.TLS_FAILED | Reason.UPSTREAM_CLOSED | Reason.UPSTREAM_PROTOCOL:
-            return 502
-        case Reason.NO_ENDPOINT | Reason.ROUTE_CLOSED:
-            return 503
-        case Reason.CONNECT_TIMEOUT | Reason.SEND_TIMEOUT | Reason.READ_TIMEOUT:
-            return 504
-
-
-class RequestIds:
-    """32 hexadecimal digits a request, from the system's random source, fetched in bulk."""
-
-    __slots__ = ("_pool",)
-
-    def __init__(self) -> None:
-        self._pool: list[bytes] = []
-
-    def next(self) -> bytes:
-        pool = self._pool
-        if not pool:
-            text = os.urandom(16 * 256).hex().encode("ascii")
-            pool.extend(text[i : i + 32] for i in range(0, len(text), 32))
-        return pool.pop()
-
-
-def _name_of(route: Route) -> str:
-    return f"{route.namespace}-{route.service}-{route.port}"
-
-
-def _no_id() -> bytes:
-    return b""
 
 
 class Forwarder:
@@ -153,7 +76,7 @@ class Forwarder:
         self._set_fields = common.set_fields
         self._started_hooks = common.started_hooks
         self.response_hooks = common.response_hooks  # of every response
-        self._request_id = self._random_id if settings.headers.generate_request_id else _no_id
+        self._request_id = self._random_id if settings.headers.generate_request_id else no_id
         self._log_rules = common.log
         self._access_log = self._log_sink if settings.access_log else None
 
@@ -177,7 +100,7 @@ class Forwarder:
         try:
             exchange.host, trie = snapshot.host(exchange.host or exchange.authority)
             if not is_normal(target):
-                route = self._find_unusual(snapshot, trie, exchange)
+                route = find_unusual(snapshot, trie, exchange)
             else:
                 path = target
                 if _QUESTION_MARK in target:
@@ -190,7 +113,7 @@ class Forwarder:
             self._reject(exchange, Reason.BAD_REQUEST)
             return
         exchange.route = route
-        if snapshot.asks_certificates and exchange.tls is not None and not self._certificate_holds(exchange, snapshot):
+        if snapshot.asks_certificates and exchange.tls is not None and not certificate_holds(exchange, snapshot):
             self._reject(exchange, Reason.MISDIRECTED)
             return
         if exchange.method in _REFUSED_METHODS:
@@ -208,20 +131,12 @@ class Forwarder:
         if not hooks or self._run_hooks(exchange, hooks, 0):
             self._proxy(exchange, exchange.route, now)  # a canary may have been chosen
 
-    def _certificate_holds(self, exchange: Exchange, snapshot: Snapshot) -> bool:
-        """Whether the client was asked for a certificate in the handshake as the host of the request demands it."""
-        assert exchange.tls is not None
-        found = standing(snapshot.table, exchange.host.decode("latin-1"), exchange.tls.host)
-        if found is Standing.OUTDATED:
-            exchange.keep_alive = False
-        return found is not Standing.MISDIRECTED
-
     def _proxy(self, exchange: Exchange, route: LinkedRoute, now: float) -> None:
         """Send a request that every hook let pass to an endpoint."""
         upstream = route.upstream
         if upstream is None:
             if not self._stand_in(exchange, route, now):
-                self.respond(exchange, route.status)
+                self.respond(exchange, route.status, MESSAGES[Reason.ROUTE_CLOSED] if route.status == 503 else "")
             return
         exchange.upstream = upstream
         if exchange.body_framing and route.policy.request_buffering and not self._take_body_in(exchange):
@@ -326,10 +241,13 @@ class Forwarder:
     ) -> None:
         try:
             outcome = await work
-            if outcome is not None and not exchange.finished:
-                exchange.task = None
-                self.answer(exchange, outcome)  # here, so that an answer that can't be made is a 500 and not a silence
-                exchange.downstream.flush()
+            if outcome is not None:
+                if not exchange.finished:
+                    exchange.task = None
+                    # Here, so that an answer that can't be made is a 500 and not a silence.
+                    self.answer(exchange, outcome)
+                    exchange.downstream.flush()
+                return  # it need not be finished: the default backend may be asked for the body of the answer
         except Exception:
             exchange.task = None
             if not exchange.finished:
@@ -359,18 +277,6 @@ class Forwarder:
         for hook in self.response_hooks:
             hook(exchange, head)
         return head.fields
-
-    def _find_unusual(self, snapshot: Snapshot, trie: PathIndex[LinkedRoute] | None, exchange: Exchange) -> LinkedRoute:
-        """The route of a target that may not be in normal form. Raises ValueError for what is ambiguous or has none."""
-        raw, mark, _ = exchange.target.partition(b"?")
-        if mark:
-            exchange.query = exchange.target[len(raw) :]
-        path = exchange.path = normalize_path(raw)
-        route = snapshot.find(trie, path)
-        other = decoded_view(path)
-        if other is not None and snapshot.find(trie, other) is not route:
-            raise ValueError("its escaped separators make it ambiguous")
-        return route
 
     def request_body(self, exchange: Exchange, chunk: bytes) -> None:
         """More of the body of an exchange that was handed to `handle`; `exchange.body_bytes` counts it already."""
@@ -526,7 +432,7 @@ class Forwarder:
         if reused and reason is Reason.UPSTREAM_CLOSED:
             # A kept connection that the endpoint had closed: no sign of ill health, and no attempt used up. Once a request: the new
             # connection is not a reused one.
-            if self._repeatable(exchange):
+            if repeatable(exchange):
                 upstream.stats.retries += 1
                 exchange.endpoint = endpoint
                 endpoint.inflight += 1
@@ -538,7 +444,7 @@ class Forwarder:
                 upstream.stats.ejections += 1
                 _log.warning("endpoint %s of %s ejected: %s", endpoint.key, upstream.name, error)
         self._note_attempt(exchange, endpoint, status_of(reason), now)
-        if self._may_retry(exchange, reason, now):
+        if may_retry(exchange, reason, now):
             other = self._other_endpoint(exchange, endpoint, now)
             if other is not None:
                 upstream.stats.retries += 1
@@ -557,34 +463,6 @@ class Forwarder:
             error,
         )
         self._reject(exchange, reason)
-
-    def _may_retry(self, exchange: Exchange, reason: Reason, now: float) -> bool:
-        """The only decision about sending a request again (nginx's proxy_next_upstream)."""
-        rule = exchange.route.retry
-        if reason in _TIMEOUTS:
-            wanted = rule.on_timeout
-        elif reason is Reason.UPSTREAM_PROTOCOL:
-            wanted = rule.invalid_header
-        else:
-            wanted = rule.on_error
-        if not wanted:
-            return False
-        if reason is Reason.CONNECT_FAILED and rule.tries != 1:
-            # Nobody got it, and it took no time: not one of the tries. When a Service shrinks, most of its endpoints may refuse at once
-            # before we hear that they are gone.
-            exchange.attempts -= 1
-        if not self._tries_left(exchange, now):
-            return False
-        return (reason in _NOTHING_SENT and not exchange.body_discarded) or self._repeatable(exchange)
-
-    def _tries_left(self, exchange: Exchange, now: float) -> bool:
-        rule = exchange.route.retry
-        if rule.tries and exchange.attempts >= rule.tries:
-            return False
-        return not rule.timeout_s or now - exchange.started < rule.timeout_s
-
-    def _repeatable(self, exchange: Exchange) -> bool:
-        return not exchange.body_discarded and exchange.route.retry.method_allows(exchange.method)
 
     def _other_endpoint(self, exchange: Exchange, failed: EndpointState, now: float) -> EndpointState | None:
         tried = exchange.tried
@@ -636,9 +514,9 @@ class Forwarder:
         """The final response's head is there. False: another endpoint is asked instead."""
         endpoint, route, upstream = exchange.endpoint, exchange.route, exchange.upstream
         assert endpoint is not None
-        if status in route.retry.statuses and exchange.intercepted is None and self._repeatable(exchange):
+        if status in route.retry.statuses and exchange.intercepted is None and repeatable(exchange):
             now = self._clock()
-            if self._tries_left(exchange, now):
+            if tries_left(exchange, now):
                 other = self._other_endpoint(exchange, endpoint, now)
                 if other is not None:
                     self._note_attempt(exchange, endpoint, status, now)
@@ -690,34 +568,21 @@ class Forwarder:
             self.finish(exchange)
 
     def _reject(self, exchange: Exchange, reason: Reason) -> None:
-        if reason in _CLOSING:
+        if reason in CLOSING:
             exchange.keep_alive = False
             if reason is not Reason.BODY_TOO_LARGE:  # of these no default backend could make anything
                 self._write_answer(
-                    exchange, self._error_response(exchange, status_of(reason), _MESSAGES.get(reason, ""))
+                    exchange, answers.error_response(exchange, status_of(reason), MESSAGES.get(reason, ""))
                 )
                 return
         elif exchange.intercepted is not None:  # the default backend failed: the fault that it was asked about counts
             self.respond(exchange, exchange.intercepted.status)
             return
-        self.respond(exchange, status_of(reason), _MESSAGES.get(reason, ""))
+        self.respond(exchange, status_of(reason), MESSAGES.get(reason, ""))
 
     def respond(self, exchange: Exchange, status: int, message: str = "") -> None:
         """Answer with the error page of `status` (and `message`, if it isn't the usual), or make the failure visible where an answer has begun."""
-        self.answer(exchange, self._error_response(exchange, status, message))
-
-    def _error_response(self, exchange: Exchange, status: int, message: str) -> DirectResponse:
-        route = exchange.route
-        if route is not None and route.error_hooks and not exchange.response_started:
-            for hook in route.error_hooks:
-                try:
-                    response: DirectResponse | None = hook(exchange, status)
-                except Exception:
-                    _log.exception("a middleware failed on an error %d", status)
-                    continue
-                if response is not None:
-                    return response
-        return DirectResponse(status, message=message)
+        self.answer(exchange, answers.error_response(exchange, status, message))
 
     def answer(self, exchange: Exchange, response: DirectResponse) -> None:
         """Answer by ourselves, or make the failure visible where an answer has begun. An answer that brings no body of its own may be left to
@@ -736,33 +601,18 @@ class Forwarder:
             exchange.downstream.respond_abort(exchange)
             self.finish(exchange)
             return
-        status, body = response.status, response.body
+        status = response.status
         route: LinkedRoute | None = exchange.route
-        fields: list[Field] = [(b"Date", http_date()), *response.fields]
-        if body is None:
-            content_type, body = self._error_pages.page(
-                status, exchange.header(b"accept"), exchange.request_id, response.message
-            )
-            fields += ((b"Content-Type", content_type), (b"Vary", b"Accept"))
-            if status == 405:
-                fields.append((b"Allow", b"GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS"))
+        pieces, body = answers.compose(exchange, response, self._error_pages)
         exchange.status = status
         exchange.response_started = True
-        pieces = field_pieces(fields)
         if self.response_hooks or (route is not None and route.response_hooks):
             try:
                 pieces = self.response_head(exchange, status, pieces, len(body))
             except Exception:
                 _log.exception("a middleware failed on an answer with status %d", status)
+        answers.send(exchange, status, pieces, body)
         downstream = exchange.downstream
-        bodiless = status in (204, 304)
-        if exchange.method == b"HEAD" or bodiless:
-            length = -1 if bodiless else len(body)
-            downstream.respond_head(exchange, status, reason_phrase(status), pieces, NO_BODY, length)
-        else:
-            downstream.respond_head(exchange, status, reason_phrase(status), pieces, LENGTH, len(body))
-            exchange.response_bytes += len(body)
-            downstream.respond_body(exchange, body)
         self.finish(exchange)
         downstream.respond_end(exchange, ())
         downstream.flush()
@@ -814,39 +664,4 @@ class Forwarder:
             except Exception:  # our bug; the request is over, and its line is written without these
                 _log.exception("a variable of the log format failed")
                 extra = (None,) * len(rules.template.captures)
-        attempts = exchange.log or []
-        if exchange.endpoint is not None:
-            attempts.append((exchange.endpoint.key, exchange.status))
-        rule = None if route is None else route.route
-        log.write(
-            AccessRecord(
-                time_s=time.time(),
-                remote_addr=exchange.client_address,
-                method=exchange.method if exchange.intercepted is None else exchange.intercepted.method,
-                target=exchange.target,
-                version=b"HTTP/1.0"
-                if exchange.version == 10
-                else b"HTTP/1.1"
-                if exchange.version == 11
-                else b"HTTP/2.0",
-                host=exchange.authority,
-                status=exchange.status,
-                body_bytes_sent=exchange.response_bytes,
-                referer=exchange.header(b"referer") or b"",
-                user_agent=exchange.header(b"user-agent") or b"",
-                request_length=exchange.head_length() + exchange.body_bytes,
-                request_time_s=duration_s,
-                namespace=rule.namespace if rule is not None else "",
-                ingress=rule.ingress if rule is not None else "",
-                service=rule.service if rule is not None else "",
-                port=rule.port if rule is not None else "",
-                upstream_addr=", ".join(key for key, _ in attempts),
-                upstream_response_length=exchange.response_bytes if attempts else 0,
-                upstream_response_time_s=duration_s if attempts else 0.0,
-                upstream_status=", ".join(str(status) for _, status in attempts),
-                request_id=exchange.request_id,
-                remote_user=exchange.remote_user,
-                extra=extra,
-                main_upstream=_name_of(route.main.route) if route is not None and route.main is not None else "",
-            )
-        )
+        log.write(access_record(exchange, route, duration_s, extra))

@@ -18,8 +18,8 @@ from ingress.balancing.health import accepts, forget_checks, record_check
 from ingress.errors import ProxyError
 from ingress.metrics import UpstreamLabels
 from ingress.middleware.base import Services
-from ingress.proxy.upstream import Wire
 from ingress.proxy.upstream_tls import Sessions
+from ingress.proxy.wire import Wire
 from ingress.routing.table import HealthCheck, Upstream
 
 _log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ _BEGINNING = b"HTTP/1."
 
 
 class Checked(Protocol):
-    """`proxy.link.UpstreamRuntime`, or one of its parts."""
+    """`proxy.upstream_runtime.UpstreamRuntime`, or one of its parts."""
 
     @property
     def upstream(self) -> Upstream: ...

@@ -7,7 +7,6 @@ fields that only make sense for what was asked for at first (conditions, ranges,
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from ingress.exchange import (
     COLON,
@@ -21,9 +20,8 @@ from ingress.exchange import (
     iter_fields,
     without_fields,
 )
-
-if TYPE_CHECKING:
-    from ingress.proxy.link import LinkedFallback, LinkedRoute, UpstreamRuntime
+from ingress.proxy.snapshot import LinkedFallback, LinkedRoute
+from ingress.proxy.upstream_runtime import UpstreamRuntime
 
 _TOLD = (
     b"X-Code",
@@ -66,7 +64,7 @@ class Intercepted:
         self.fields = fields  # of the answer that was dropped, and belong to the new one too
 
 
-def default_backend(exchange: Exchange, fallback: "LinkedFallback", status: int) -> "UpstreamRuntime | None":
+def default_backend(exchange: Exchange, fallback: LinkedFallback, status: int) -> UpstreamRuntime | None:
     """Who is to be asked about a response with `status`; None: the response is sent as it is."""
     if status not in fallback.statuses or exchange.intercepted is not None:
         return None
@@ -76,7 +74,7 @@ def default_backend(exchange: Exchange, fallback: "LinkedFallback", status: int)
     return None
 
 
-def turn(exchange: Exchange, route: "LinkedRoute", status: int, dropped: DirectResponse | None) -> None:
+def turn(exchange: Exchange, route: LinkedRoute, status: int, dropped: DirectResponse | None) -> None:
     """Make `exchange` the question to the default backend. `dropped`: the answer of our own that it replaces."""
     fields = () if dropped is None else tuple(f for f in dropped.fields if f[0].lower() in _KEPT)
     exchange.intercepted = Intercepted(status, exchange.method, fields)
@@ -97,12 +95,12 @@ def turn(exchange: Exchange, route: "LinkedRoute", status: int, dropped: DirectR
     exchange.attempts = 0
 
 
-def introduce(exchange: Exchange, route: "LinkedRoute") -> None:
+def introduce(exchange: Exchange, route: LinkedRoute) -> None:
     """Tell the default backend that it stands in for a Service without endpoints. The request stays what it is."""
     exchange.fields = _with(without_fields(exchange.fields, _STANDS_IN), _told(exchange, route, 503))
 
 
-def _told(exchange: Exchange, route: "LinkedRoute", status: int) -> dict[bytes, bytes]:
+def _told(exchange: Exchange, route: LinkedRoute, status: int) -> dict[bytes, bytes]:
     rule = route.route
     return {
         b"X-Code": b"%d" % status,

@@ -483,7 +483,9 @@ class ClientConnection(RequestReader, RequestHandler):
     def respond_upgrade(
         self, exchange: Exchange, reason: bytes, fields: FieldPieces, upstream: UpstreamConnection, early: bytes
     ) -> None:
-        self._out += (self._starts[101, reason], *fields, b"Connection: upgrade\r\n\r\n")
+        # The client of a WebSocket may never ask for anything else: its session begins here.
+        session = (b"Set-Cookie: ", exchange.set_cookie, b"\r\n") if exchange.set_cookie else ()
+        self._out += (self._starts[101, reason], *fields, *session, b"Connection: upgrade\r\n\r\n")
         if early:
             exchange.response_bytes += len(early)
             self._out.append(early)

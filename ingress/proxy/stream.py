@@ -27,7 +27,8 @@ from ingress.config import ProxySettings
 from ingress.errors import Reason
 from ingress.metrics import StreamStats, WorkerMetrics
 from ingress.proxy.common import Common
-from ingress.proxy.link import Runtime, UpstreamRuntime
+from ingress.proxy.link import Runtime
+from ingress.proxy.upstream_runtime import UpstreamRuntime
 
 _log = logging.getLogger(__name__)
 _HIGH_WATER_BYTES = 65536

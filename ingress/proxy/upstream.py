@@ -39,16 +39,14 @@ from ingress.proxy.http1 import (
     TRAILER_FIELDS,
     TRANSFER_ENCODING,
     UPGRADE,
-    RequestHead,
     connection_options,
     connection_tokens,
     last_chunk,
     reason_phrase,
-    request_head_writer,
 )
 from ingress.proxy.httpdate import http_date
-from ingress.proxy.upstream_tls import EndpointTLS, Sessions, endpoint_tls
-from ingress.routing.table import Upstream, UpstreamProtocol
+from ingress.proxy.upstream_tls import Sessions
+from ingress.proxy.wire import Wire
 
 _log = logging.getLogger(__name__)
 
@@ -113,22 +111,6 @@ class UpstreamContext:
         """Other settings: connections heed them from their next exchange on."""
         self.settings = common.settings
         self.response_fields = common.response_fields
-
-
-class Wire:
-    """How the endpoints of an upstream are spoken to. Part of a pool's identity: what differs in it shares no connections.
-
-    Raises ValueError for a TLS policy that can't be followed.
-    """
-
-    __slots__ = ("head", "tls")
-
-    def __init__(self, upstream: Upstream) -> None:
-        secure = upstream.protocol is UpstreamProtocol.HTTPS
-        if secure and upstream.tls is None:
-            raise ValueError("it says nothing of TLS")
-        self.tls: EndpointTLS | None = endpoint_tls(upstream.tls) if secure and upstream.tls is not None else None
-        self.head: RequestHead = request_head_writer(upstream.http_version, upstream.connection_header)
 
 
 class Pool:

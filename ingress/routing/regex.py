@@ -11,28 +11,20 @@ from typing import Any, Generic, TypeVar
 
 import re2
 
+from ingress.expressions import options, reason_of
+
 T = TypeVar("T")
 
 PATTERN_LIMIT = 2048  # characters
 PROGRAM_LIMIT = 1000  # RE2 instructions: what a byte of a path can cost at worst (8 kB: 50 ms). A usual path has 30.
 HOST_PROGRAM_LIMIT = 100_000  # of all expressions of a host
+_MEMORY_BYTES = 8 << 20  # of one of them: PROGRAM_LIMIT is reached before
 _SET_MEMORY_BYTES = 16 << 20  # of expressions and their automaton together; what is needed is taken
 
 
-def _options() -> Any:
-    options = re2.Options()
-    options.encoding = re2.Options.Encoding.LATIN1  # paths in normal form are ASCII
-    options.case_sensitive = False
-    options.log_errors = False
-    return options
-
-
-_SEARCHING = _options()
-_TESTING = _options()
-_TESTING.never_capture = True
-_SET = _options()
-_SET.never_capture = True
-_SET.max_mem = _SET_MEMORY_BYTES
+_SEARCHING = options(ignore_case=True, memory_bytes=_MEMORY_BYTES)
+_TESTING = options(ignore_case=True, memory_bytes=_MEMORY_BYTES, captures=False)
+_SET = options(ignore_case=True, memory_bytes=_SET_MEMORY_BYTES, captures=False)
 
 
 @lru_cache(maxsize=16384)  # a host is merged again whenever one of its Ingresses changes
@@ -62,9 +54,7 @@ def _anchored(pattern: str) -> bytes:
 
 
 def _why(error: Exception) -> str:
-    text = error.args[0] if error.args else ""
-    if isinstance(text, bytes):
-        text = text.decode("latin-1")
+    text = reason_of(error)
     if "(?=" in text or "(?!" in text or "(?<" in text:
         return f"it looks ahead or behind, which can't be matched in bounded time ({text})"
     if text.startswith("invalid escape sequence") and text[-1:].isdigit():

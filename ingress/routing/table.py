@@ -174,7 +174,8 @@ class CanaryRule(msgspec.Struct, frozen=True):
 
     A header or cookie of value `always` chooses it, `never` rules it out, anything else is no answer. With `header_value`, or else
     `header_pattern` (RE2, searched for), the header chooses it by its value instead. `weight` is a share of `weight_total`, drawn for each request.
-    `sticky`: sessions of the main route belong to one of the two, and stay there.
+    `sticky`: sessions of the main route belong to one of the two, and stay there. `header_unusable`: what the value is to be compared with
+    can't be used, so whoever sends the header stays with the main route.
     """
 
     header: str = ""
@@ -184,6 +185,7 @@ class CanaryRule(msgspec.Struct, frozen=True):
     weight: int = 0
     weight_total: int = 100
     sticky: bool = True
+    header_unusable: bool = False
 
 
 class Canary(msgspec.Struct, frozen=True):

@@ -69,8 +69,8 @@ def upstream_spec(namespace: str, service: str, port_number: int, port_name: str
 def find_port(service: Service, number: int, name: str) -> tuple[int, ServicePort] | None:
     """The port of the Service (and its index) that a backend means; None if there is none.
 
-    One number may stand for several protocols (443 over TCP and UDP, for HTTP/3): TCP is preferred. An ExternalName Service needs
-    no ports: a number is then taken as it is, with index -1.
+    One number may stand for several protocols (443 over TCP and UDP, for HTTP/3): TCP is preferred. Of an ExternalName Service a number
+    that it doesn't list is taken as it is, with index -1, as in ingress-nginx.
     """
     other: tuple[int, ServicePort] | None = None
     for index, port in enumerate(service.spec.ports):
@@ -78,7 +78,7 @@ def find_port(service: Service, number: int, name: str) -> tuple[int, ServicePor
             if port.protocol in ("TCP", ""):
                 return index, port
             other = other or (index, port)
-    if other is None and not name and service.spec.type == _EXTERNAL_NAME and not service.spec.ports:
+    if other is None and not name and service.spec.type == _EXTERNAL_NAME:
         return -1, ServicePort(port=number)
     return other
 

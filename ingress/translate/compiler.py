@@ -3,8 +3,8 @@
 Three layers, each rebuilt only where something below it changed:
 
 1. fragments: one Ingress with the Services it names (`fragment`);
-2. hosts and the catch-all: all fragments that have the host (`conflicts`);
-3. upstreams: a Service port with its endpoints (`backends`).
+2. hosts and the catch-all: all fragments that have the host (`conflicts`, `host_layer`);
+3. upstreams: a Service port with its endpoints (`backends`, `upstream_layer`).
 
 TLS (`tls.hosts`) is part of layer 2: the certificate of a host is chosen where its routes are.
 
@@ -14,18 +14,14 @@ workers need not look into it.
 
 import dataclasses
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress
 
-import msgspec
-
 from ingress.config import ProxySettings, TranslateSettings
-from ingress.errors import Severity, Verdict, VerdictReason
+from ingress.errors import Verdict, VerdictReason
 from ingress.model import (
     ClusterState,
-    Endpoints,
-    EndpointSlice,
     Ingress,
     IngressClass,
     Kind,
@@ -35,36 +31,31 @@ from ingress.model import (
 )
 from ingress.model.cluster import NamespacedName
 from ingress.routing.table import (
-    HostAlias,
     HostPattern,
-    HostRoutes,
-    Route,
     RoutingTable,
     TCPService,
-    Upstream,
     UpstreamKey,
 )
-from ingress.translate.backends import BuiltUpstream, UpstreamSpec, build_upstream
 from ingress.translate.classes import Claim, ClassIndex
-from ingress.translate.conflicts import by_precedence, choose_catch_all, merge_host
 from ingress.translate.context import Context, allowed_middleware, objects_of
-from ingress.translate.derived import derive_hosts
 from ingress.translate.digest import TableDigest, part_digest
 from ingress.translate.features import FeatureParser
 from ingress.translate.fragment import Fragment, build_fallback, build_fragment
 from ingress.translate.health_checks import asked_of
+from ingress.translate.host_layer import HostLayer
 from ingress.translate.options import DEFAULT_OPTIONS
 from ingress.translate.options.parse import Good, ParsedOptions, read_options
-from ingress.translate.report import Report, VerdictBook, shown
+from ingress.translate.report import Report, VerdictBook
 from ingress.translate.tcp_services import TCPFragment, build_tcp_services
-from ingress.translate.tls.hosts import CertificateUse, wildcard_above
+from ingress.translate.tls.hosts import CertificateUse
 from ingress.translate.tls.layer import TLSLayer
+from ingress.translate.upstream_layer import UpstreamLayer
 
 _FALLBACK: NamespacedName = ("\0", "default backend of the controller")  # not the name of any Ingress
 _TCP_SERVICES: NamespacedName = ("\0", "TCP services")
 _BACKING = frozenset((Kind.SERVICE, Kind.ENDPOINTS, Kind.ENDPOINT_SLICE))
 _REFERRED = frozenset((Kind.SECRET, Kind.CONFIG_MAP))
-_HOST, _UPSTREAM, _DEFAULT, _ALIAS, _TCP, _SETTINGS = b"host", b"upstream", b"default", b"alias", b"tcp", b"settings"
+_TCP, _SETTINGS = b"tcp", b"settings"
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +131,8 @@ class _Memory:
         self._result: Compilation | None = None
         self._verdicts = VerdictBook()
         self._digest = TableDigest()
+        # Layer 3
+        self._upstreams = UpstreamLayer(settings, self._options, self._digest, self._verdicts)
         # Layer 1
         self._class_objects: dict[str, IngressClass] = {}
         self._classes = ClassIndex({}, settings.classes)
@@ -153,32 +146,10 @@ class _Memory:
         self._services: dict[NamespacedName, Service | None] = {}  # all that fragments name, as last seen
         self._named_by: dict[NamespacedName, set[NamespacedName]] = {}  # Service -> Ingresses
         # Layer 2
-        self._members: dict[HostPattern, dict[NamespacedName, Fragment]] = {}
-        self._hosts: dict[HostPattern, HostRoutes] = {}
-        self._host_digests: dict[HostPattern, bytes] = {}
-        self._deriving: dict[NamespacedName, Fragment] = {}  # that ask for hosts besides those of rules
-        self._aliases: dict[HostPattern, HostAlias] = {}
-        self._twins: dict[HostPattern, HostRoutes] = {}
-        self._derived_digests: dict[tuple[bytes, HostPattern], bytes] = {}
-        self._claimants: dict[NamespacedName, Fragment] = {}  # of the catch-all
         self._tls = TLSLayer(settings, self._options, self._digest, self._verdicts)
-        self._default: Route | None = None
-        self._default_digest: bytes | None = None
+        self._hosts = HostLayer(self._options, self._digest, self._verdicts, self._tls, self._upstreams)
         self._tcp: dict[int, TCPService] = {}
         self._tcp_digests: dict[int, bytes] = {}
-        # Layer 3
-        self._references: dict[UpstreamKey, int] = {}  # how often hosts and the catch-all name it
-        self._users: dict[
-            UpstreamKey, set[NamespacedName]
-        ] = {}  # Ingresses that name it, even if they lost their paths
-        self._derived: dict[UpstreamKey, UpstreamSpec] = {}  # of upstreams that no fragment names (`canaries`)
-        self._built: dict[UpstreamKey, BuiltUpstream] = {}
-        self._upstreams: dict[UpstreamKey, Upstream] = {}
-        self._upstream_digests: dict[UpstreamKey, bytes] = {}
-        self._by_service: dict[NamespacedName, set[UpstreamKey]] = {}
-        self._backing: dict[NamespacedName, tuple[tuple[EndpointSlice, ...], Endpoints | None]] = {}
-        self._by_external_name: dict[str, set[UpstreamKey]] = {}
-        self._addresses: dict[str, tuple[str, ...] | None] = {}
 
     def compile(
         self, state: ClusterState, changed: frozenset[ObjectRef] | None, resolved_changed: frozenset[str] = frozenset()
@@ -196,11 +167,11 @@ class _Memory:
             ingresses |= self._named_by.get(owner, set())
         for ref in self._changed_objects(state, kinds):
             ingresses |= self._referrers[ref]
-        stale_upstreams = self._changed_upstreams(
+        stale_upstreams = self._upstreams.changed(
             state, kinds, services | rechecked, resolved_changed, unknown=kinds is None
         )
         if stale_options:
-            stale_upstreams |= self._built.keys()
+            stale_upstreams |= self._upstreams.keys
 
         dirty_hosts: set[HostPattern] = set()
         recheck: set[NamespacedName] = set()  # Ingresses whose upstreams may have lost or gained their last endpoint
@@ -213,17 +184,16 @@ class _Memory:
 
         wanted: set[UpstreamKey] = set()  # upstreams that came or went
         redone = (kinds is None or Kind.SECRET in kinds) and self._tls.update_default(objects_of(state))
-        hosts_changed = self._merge_hosts(dirty_hosts, wanted)
-        derived = self._deriving or self._aliases or self._twins or ("derived", "") in self._verdicts
-        if derived and (dirty_hosts or redone):
-            hosts_changed |= self._derive_hosts()
-        if len(self._claimants) > 1 and (kinds is None or kinds & _BACKING or resolved_changed):
+        hosts_changed = self._hosts.merge(dirty_hosts, wanted)
+        if dirty_hosts or redone:
+            hosts_changed |= self._hosts.derive()
+        if self._hosts.is_contested and (kinds is None or kinds & _BACKING or resolved_changed):
             catch_all_dirty = True  # who has endpoints decides
-        default_changed = catch_all_dirty and self._choose_catch_all(wanted, state)
+        default_changed = catch_all_dirty and self._hosts.choose_catch_all(_FALLBACK, wanted, state)
         tcp_changed = _TCP_SERVICES in ingresses and self._replace_tcp_services(wanted)
-        upstreams_changed = self._update_upstreams(state, stale_upstreams | wanted, recheck)
+        upstreams_changed = self._upstreams.update(state, stale_upstreams | wanted, recheck)
         for key in recheck:
-            self._report_empty(key)
+            self._upstreams.report_empty(key, self._fragments.get(key))
         settings_changed = self._replace_proxy()
         return self._publish(hosts_changed, default_changed, upstreams_changed, tcp_changed or settings_changed)
 
@@ -238,6 +208,8 @@ class _Memory:
         self._verdicts.put(("options", ""), parsed.verdicts)
         self._references_changed |= parsed.references != before.references
         old, self._options = self._options, parsed.options
+        self._upstreams.use_options(parsed.options)
+        self._hosts.use_options(parsed.options)
         # What only the workers read costs no compilation.
         return dataclasses.replace(old, proxy=None) != dataclasses.replace(parsed.options, proxy=None)
 
@@ -313,33 +285,6 @@ class _Memory:
                 changed.append(ref)
         return changed
 
-    def _changed_upstreams(
-        self,
-        state: ClusterState,
-        kinds: set[Kind] | None,
-        services: Iterable[NamespacedName],
-        resolved_changed: frozenset[str],
-        *,
-        unknown: bool,
-    ) -> set[UpstreamKey]:
-        stale: set[UpstreamKey] = set()
-        for owner in services:
-            stale |= self._by_service.get(owner, set())
-        if kinds is None or Kind.ENDPOINTS in kinds or Kind.ENDPOINT_SLICE in kinds:
-            for owner, (slices, endpoints) in self._backing.items():
-                new_slices = state.slices.get(owner, ())
-                new_endpoints = state.endpoints.get(owner)
-                if new_endpoints is not endpoints or not _same_items(new_slices, slices):
-                    self._backing[owner] = (new_slices, new_endpoints)
-                    stale |= self._by_service[owner]
-        if unknown or resolved_changed:
-            for name, addresses in self._addresses.items():
-                new_addresses = state.resolved.get(name)
-                if new_addresses != addresses:
-                    self._addresses[name] = new_addresses
-                    stale |= self._by_external_name[name]
-        return stale
-
     # ---- layer 1 ----
 
     def _replace_fragment(
@@ -349,19 +294,12 @@ class _Memory:
         old = self._fragments.get(key)
         new = self._fragment(key, state)
         self._refer(key, old, new, state)
+        dirty_hosts |= self._hosts.replace(key, old, new)
         if old is not None:
             for owner in old.services if new is None else old.services - new.services:
                 self._forget_service(owner, key)
-            for host in old.hosts:
-                dirty_hosts.add(host)
-                if new is None or host not in new.hosts:
-                    del self._members[host][key]
             for upstream in old.uses:
-                self._users[upstream].discard(key)
-                if not self._users[upstream]:
-                    del self._users[upstream]
-            self._claimants.pop(key, None)
-            self._deriving.pop(key, None)
+                self._upstreams.release(upstream, key)
         if new is None:
             self._fragments.pop(key, None)
             self._verdicts.put(("object", key), ())
@@ -370,18 +308,11 @@ class _Memory:
         for owner in new.services:
             self._services.setdefault(owner, state.services.get(owner))
             self._named_by.setdefault(owner, set()).add(key)
-        for host in new.hosts:
-            dirty_hosts.add(host)
-            self._members.setdefault(host, {})[key] = new
         for upstream, use in new.uses.items():
-            self._users.setdefault(upstream, set()).add(key)
+            self._upstreams.use(upstream, key, use.spec)
             before = None if old is None else old.uses.get(upstream)
             if before is not None and before.spec != use.spec:
                 stale.add(upstream)  # the same by key, with other content of a Secret
-        if new.catch_all is not None:
-            self._claimants[key] = new
-        if new.canary is None and (new.ask.aliases or new.ask.www_twin):
-            self._deriving[key] = new
         self._verdicts.put(("object", key), new.verdicts)
         return new.catch_all is not None or (old is not None and old.catch_all is not None)
 
@@ -444,218 +375,19 @@ class _Memory:
 
     # ---- layer 2 ----
 
-    def _merge_hosts(self, dirty: Iterable[HostPattern], wanted: set[UpstreamKey]) -> bool:
-        self._tls.use_options(self._options)
-        wildcards, exact = [], set()
-        for host in dirty:
-            if host.startswith("*."):
-                wildcards.append(host)
-            else:
-                exact.add(host)
-        changed = self._merge(wildcards, wanted)
-        below = self._tls.changed_wildcards()
-        if below:  # whoever has no certificate of its own shows that of its wildcard
-            exact |= {host for host in self._members if wildcard_above(host) in below}
-        return self._merge(exact, wanted) or changed
-
-    def _merge(self, hosts: Iterable[HostPattern], wanted: set[UpstreamKey]) -> bool:
-        changed = False
-        for host in hosts:
-            members = self._members[host]
-            old = self._hosts.get(host)
-            if members:
-                fragments = by_precedence(members.values())
-                merged = merge_host(host, fragments)
-                new: HostRoutes | None = None
-                if merged.routes is not None:
-                    new = self._tls.merge(merged.routes, [f for f in fragments if f.canary is None])
-                else:
-                    self._tls.remove(host)
-                # The same by key may have other content of a Secret.
-                wanted |= {key for key, spec in merged.derived.items() if self._derived.get(key, spec) != spec}
-                self._derived.update(merged.derived)
-                self._verdicts.put(("host", host), merged.verdicts)
-            else:
-                del self._members[host]
-                new = None
-                self._tls.remove(host)
-                self._verdicts.put(("host", host), ())
-            if new == old:
-                continue
-            changed = True
-            self._count(_upstreams_of_host(new), +1, wanted)  # first, so that what stays never counts 0
-            self._count(_upstreams_of_host(old), -1, wanted)
-            if new is None:
-                del self._hosts[host]
-                self._digest.replace(self._host_digests.pop(host, None), None)
-            else:
-                self._hosts[host] = new
-                digest = part_digest(_HOST, new)
-                self._digest.replace(self._host_digests.get(host), digest)
-                self._host_digests[host] = digest
-        return changed
-
-    def _derive_hosts(self) -> bool:
-        """Aliases and twins, all anew: few Ingresses ask for them, and each depends on which hosts there are."""
-        derived = derive_hosts(self._deriving.values(), self._hosts, self._options.http_redirect_code)
-        self._verdicts.put(("derived", ""), tuple(derived.verdicts))
-        derived.aliases = {
-            name: msgspec.structs.replace(alias, certificate=self._tls.is_certified(name, alias.host))
-            for name, alias in derived.aliases.items()
-        }
-        if derived.aliases == self._aliases and derived.twins == self._twins:
-            return False
-        digests = {(_ALIAS, name): part_digest(_ALIAS, alias) for name, alias in derived.aliases.items()}
-        digests |= {(_HOST, name): part_digest(_HOST, routes) for name, routes in derived.twins.items()}
-        for key in digests.keys() | self._derived_digests.keys():
-            self._digest.replace(self._derived_digests.get(key), digests.get(key))
-        self._aliases, self._twins, self._derived_digests = derived.aliases, derived.twins, digests
-        return True
-
-    def _choose_catch_all(self, wanted: set[UpstreamKey], state: ClusterState) -> bool:
-        fallback = self._claimants.get(_FALLBACK)
-        default, verdicts = choose_catch_all(
-            (f for key, f in self._claimants.items() if key != _FALLBACK),
-            lambda fragment: self._is_served(fragment, state),
-        )
-        self._verdicts.put(("catch-all", ""), verdicts)
-        if default is None and fallback is not None and fallback.catch_all is not None:
-            default = fallback.catch_all.route
-        if default == self._default:
-            return False
-        self._count(_upstreams_of_route(default), +1, wanted)
-        self._count(_upstreams_of_route(self._default), -1, wanted)
-        self._default = default
-        digest = part_digest(_DEFAULT, default) if default is not None else None
-        self._digest.replace(self._default_digest, digest)
-        self._default_digest = digest
-        return True
-
     def _replace_tcp_services(self, wanted: set[UpstreamKey]) -> bool:
         fragment = self._fragments.get(_TCP_SERVICES)
         old, new = self._tcp, fragment.tcp if isinstance(fragment, TCPFragment) else {}
         if new == old:
             return False
-        self._count((service.upstream for service in new.values()), +1, wanted)
-        self._count((service.upstream for service in old.values()), -1, wanted)
+        self._upstreams.count((service.upstream for service in new.values()), +1, wanted)
+        self._upstreams.count((service.upstream for service in old.values()), -1, wanted)
         self._tcp = new
         digests = {port: part_digest(_TCP, service) for port, service in new.items()}
         for port in old.keys() | new.keys():
             self._digest.replace(self._tcp_digests.get(port), digests.get(port))
         self._tcp_digests = digests
         return True
-
-    def _is_served(self, fragment: Fragment, state: ClusterState) -> bool:
-        """Whether there is an endpoint behind its claim on the catch-all."""
-        route = fragment.catch_all.route if fragment.catch_all is not None else None
-        use = fragment.uses.get(route.upstream) if route is not None and route.upstream is not None else None
-        try:
-            return use is not None and bool(
-                build_upstream(use.spec, state, self._settings, self._options).upstream.endpoints
-            )
-        except Exception:  # a bug of ours: layer 3 meets it too, and reports it
-            return False
-
-    def _count(self, upstreams: Iterable[UpstreamKey], by: int, wanted: set[UpstreamKey]) -> None:
-        """Count references; those that appear or disappear go into `wanted`."""
-        references = self._references
-        for key in upstreams:
-            count = references.get(key, 0) + by
-            references[key] = count
-            if count == 0 or (count == 1 and by == 1):
-                wanted.add(key)
-
-    # ---- layer 3 ----
-
-    def _update_upstreams(self, state: ClusterState, keys: Iterable[UpstreamKey], recheck: set[NamespacedName]) -> bool:
-        changed = False
-        for key in keys:
-            old = self._built.get(key)
-            new = self._build(key, state) if self._references.get(key) else None
-            if new is None:
-                self._references.pop(key, None)
-                self._derived.pop(key, None)
-            if old is None and new is None:
-                continue
-            if (old.why_empty if old is not None else None) != (new.why_empty if new is not None else None):
-                recheck |= self._users.get(key, set())
-            self._index(key, old, new, state)
-            self._verdicts.put(("upstream", key), new.verdicts if new is not None else ())
-            if new is None:
-                changed = True
-                del self._built[key], self._upstreams[key]
-                self._digest.replace(self._upstream_digests.pop(key), None)
-                continue
-            self._built[key] = new
-            if old is None or old.upstream != new.upstream:
-                changed = True
-                self._upstreams[key] = new.upstream
-                digest = part_digest(_UPSTREAM, new.upstream)
-                self._digest.replace(self._upstream_digests.get(key), digest)
-                self._upstream_digests[key] = digest
-        return changed
-
-    def _build(self, key: UpstreamKey, state: ClusterState) -> BuiltUpstream | None:
-        users = self._users.get(key)
-        spec = self._fragments[next(iter(users))].uses[key].spec if users else self._derived.get(key)
-        if spec is None:
-            return None
-        try:
-            return build_upstream(spec, state, self._settings, self._options)
-        except Exception as e:
-            report = Report(f"Service {spec.namespace}/{spec.service}", "")
-            report.error(
-                "",
-                VerdictReason.INVALID_OBJECT,
-                f"It is without endpoints, because compiling it failed ({type(e).__name__}). This is a bug of the controller.",
-            )
-            upstream = Upstream(key, spec.namespace, spec.service, spec.port)
-            return BuiltUpstream(upstream, report.verdicts(), "could not be compiled")
-
-    def _index(
-        self, key: UpstreamKey, old: BuiltUpstream | None, new: BuiltUpstream | None, state: ClusterState
-    ) -> None:
-        """Keep up who has to be built again when endpoints or addresses change."""
-        upstream = (new or old or _NOTHING).upstream
-        owner = (upstream.namespace, upstream.service)
-        if old is None:
-            self._by_service.setdefault(owner, set()).add(key)
-            self._backing.setdefault(owner, (state.slices.get(owner, ()), state.endpoints.get(owner)))
-        if new is None:
-            keys = self._by_service[owner]
-            keys.discard(key)
-            if not keys:
-                del self._by_service[owner], self._backing[owner]
-        old_name = old.external_name if old is not None else ""
-        new_name = new.external_name if new is not None else ""
-        if old_name and old_name != new_name:
-            keys = self._by_external_name[old_name]
-            keys.discard(key)
-            if not keys:
-                del self._by_external_name[old_name], self._addresses[old_name]
-        if new_name:
-            self._by_external_name.setdefault(new_name, set()).add(key)
-            self._addresses.setdefault(new_name, state.resolved.get(new_name))
-
-    def _report_empty(self, key: NamespacedName) -> None:
-        """A warning for each Service port that an Ingress uses and that has no endpoints."""
-        fragment = self._fragments.get(key)
-        verdicts: list[Verdict] = []
-        for upstream, use in fragment.uses.items() if fragment is not None else ():
-            built = self._built.get(upstream)
-            if fragment is not None and built is not None and built.why_empty and use.consequence:
-                verdicts.append(
-                    Verdict(
-                        object=str(fragment.ref),
-                        field=use.field,
-                        reason=VerdictReason.NO_ENDPOINTS,
-                        message=f"{use.consequence}: Service {use.spec.service} {built.why_empty}.",
-                        severity=Severity.WARNING,
-                        value=shown(f"{use.spec.service}:{use.spec.port}"),
-                        origin=fragment.origin,
-                    )
-                )
-        self._verdicts.put(("empty", key), tuple(verdicts))
 
     # ---- the result ----
 
@@ -669,10 +401,10 @@ class _Memory:
             # The dictionaries of a table that was handed out are never written to again.
             table = RoutingTable(
                 id=self._digest.hexdigest(),
-                hosts={**self._hosts, **self._twins} if last is None or hosts_changed else last.table.hosts,
-                aliases=self._aliases,
-                upstreams=dict(self._upstreams) if last is None or upstreams_changed else last.table.upstreams,
-                default=self._default,
+                hosts=self._hosts.hosts() if last is None or hosts_changed else last.table.hosts,
+                aliases=self._hosts.aliases,
+                upstreams=self._upstreams.upstreams() if last is None or upstreams_changed else last.table.upstreams,
+                default=self._hosts.default,
                 tcp_services=self._tcp,
                 certificates=self._tls.certificates() if last is None or tls_changed else last.table.certificates,
                 tls_hosts=self._tls.hosts() if last is None or tls_changed else last.table.tls_hosts,
@@ -682,7 +414,7 @@ class _Memory:
         else:
             table = last.table
         verdicts = self._verdicts.all()
-        external_names: frozenset[str] = frozenset(self._by_external_name)
+        external_names = self._upstreams.external_names
         if self._served_changed or last is None:
             served = frozenset(self._served.values())
             self._served_changed = False
@@ -700,9 +432,6 @@ class _Memory:
         return self._result
 
 
-_NOTHING = BuiltUpstream(Upstream(UpstreamKey(""), "", "", ""))
-
-
 def _class_verdicts(ingress: Ingress) -> tuple[Verdict, ...]:
     report = Report(str(ingress.ref), ingress.origin)
     report.warning(
@@ -714,37 +443,12 @@ def _class_verdicts(ingress: Ingress) -> tuple[Verdict, ...]:
     return report.verdicts()
 
 
-def _upstreams_of_host(host: HostRoutes | None) -> Iterable[UpstreamKey]:
-    if host is None:
-        return
-    for route in host.routes:
-        yield from _upstreams_of_route(route)
-        for canary in route.canaries:
-            yield from _upstreams_of_route(canary.route)
-    yield from _upstreams_of_route(host.default)
-
-
-def _upstreams_of_route(route: Route | None) -> Iterable[UpstreamKey]:
-    if route is None:
-        return
-    if route.upstream is not None:
-        yield route.upstream
-    if route.fallback is not None:
-        yield from route.fallback.upstreams
-        if route.fallback.stand_in is not None:
-            yield route.fallback.stand_in
-
-
 def _not_as_seen(seen: Mapping[NamespacedName, Ingress], now: Mapping[NamespacedName, Ingress]) -> set[NamespacedName]:
     """Keys whose object is another one, is new or is gone. Without a line of Python for an object: there may be 10,000, at every edit."""
     changed = set(compress(now, map(operator.is_not, map(seen.get, now), now.values())))
     if len(seen) + len(changed - seen.keys()) > len(now):
         changed |= seen.keys() - now.keys()
     return changed
-
-
-def _same_items(a: tuple[EndpointSlice, ...], b: tuple[EndpointSlice, ...]) -> bool:
-    return a is b or (len(a) == len(b) and all(x is y for x, y in zip(a, b, strict=True)))
 
 
 def _same_objects(a: Mapping[str, object], b: Mapping[str, object]) -> bool:

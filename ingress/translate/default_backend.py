@@ -46,6 +46,7 @@ def find_default_backends(
             field_of(ask.statuses_key),
             VerdictReason.INVALID_ANNOTATION,
             "There is no default backend that could answer: errors are sent as they are.",
+            ",".join(map(str, ask.statuses)),
         )
     stand_in = None if closed or own is None else own.key
     if upstreams or stand_in is not None:

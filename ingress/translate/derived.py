@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from ingress.errors import Severity, Verdict, VerdictReason
 from ingress.routing.table import WWW_REDIRECT, Feature, HostAlias, HostPattern, HostRoutes, PathType, Route
+from ingress.translate.annotations.hosts import twin_of
 from ingress.translate.conflicts import by_precedence
 from ingress.translate.fragment import Fragment
 from ingress.translate.report import shown
@@ -41,13 +42,6 @@ def derive_hosts(fragments: Iterable[Fragment], real: Container[HostPattern], re
                 why = f"The aliases of {host or '*'} are not added: {decides.ref} has given it others, and counts as older."
                 derived.verdicts.append(_verdict(fragment, "server-alias", why, host, VerdictReason.CONFLICT))
     return derived
-
-
-def twin_of(host: HostPattern) -> HostPattern | None:
-    """None for a host that can have none."""
-    if not host or host.startswith("*."):
-        return None
-    return HostPattern(host.removeprefix("www.") if host.startswith("www.") else f"www.{host}")
 
 
 def _add_twin(

@@ -27,26 +27,22 @@ from ingress.routing.table import (
     Route,
     TrafficPolicy,
     UpstreamKey,
-    UpstreamProtocol,
 )
 from ingress.translate.annotations import NO_ANNOTATIONS, AnnotationPolicy, UpstreamAsk, parse_annotations
 from ingress.translate.annotations.hosts import NO_HOST_ASK, HostAsk
 from ingress.translate.annotations.tls import NO_ASK, TLSAsk
-from ingress.translate.backends import UpstreamSpec, app_protocol, find_port, upstream_spec
+from ingress.translate.backends import upstream_spec
 from ingress.translate.context import Context
-from ingress.translate.default_backend import find_default_backends
-from ingress.translate.names import is_object_name, is_port_name, parse_host
+from ingress.translate.names import is_object_name, parse_host
 from ingress.translate.options import DEFAULT_OPTIONS, Options
 from ingress.translate.paths import is_strict_path, looks_like_regex, parse_path_type, parse_regex_path, parse_rule_path
 from ingress.translate.references import references_of
-from ingress.translate.report import Report, shown
+from ingress.translate.report import Report
+from ingress.translate.targets import Target, Targets, Use
 from ingress.translate.tls.section import HostCertificates, SectionReader
 
 UNKNOWN_AGE = float("-inf")
 """Objects without creationTimestamp (files) count as older than all others."""
-
-
-UNANSWERED = "Requests are answered with 503"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +63,6 @@ class HostPart:
     placed: list[Placed] = field(default_factory=list)
     default: Placed | None = None
     app_root: Placed | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Use:
-    """An upstream that the Ingress sends traffic to, and the first field that asks for it."""
-
-    spec: UpstreamSpec
-    field: str
-    consequence: str = UNANSWERED  # of having no endpoints; empty: nobody needs to be told
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +107,7 @@ def build_fragment(ingress: Ingress, services: Mapping[NamespacedName, Service],
             ingress.ref,
             ingress.origin,
             UNKNOWN_AGE,
-            services=frozenset(builder.services),
+            services=frozenset(builder.targets.services),
             verdicts=report.verdicts(),
             references=frozenset(references_of(ingress)),
         )
@@ -177,28 +164,15 @@ def parse_created(text: str | None) -> float | None:
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class _Target:
-    """Where a backend leads: an upstream, or a status with the reason."""
-
-    service: str = ""
-    port: str = ""
-    upstream: UpstreamKey | None = None
-    closed_reason: str = ""
-
-
 class _Builder:
     """State while one Ingress is taken apart."""
 
     def __init__(self, ingress: Ingress, services: Mapping[NamespacedName, Service], report: Report) -> None:
         self.ingress = ingress
-        self.services: set[NamespacedName] = set()
-        self._known = services
         self._report = report
         self._namespace = ingress.metadata.namespace
         self._name = ingress.metadata.name
-        self._uses: dict[UpstreamKey, Use] = {}
-        self._targets: dict[tuple[str, int, str], _Target] = {}
+        self.targets = Targets(self._namespace, services, report)
         self._policy: AnnotationPolicy = NO_ANNOTATIONS
         self._fallback: Fallback | None = None
         self._strict_paths = False
@@ -216,6 +190,13 @@ class _Builder:
             created = UNKNOWN_AGE
         if not self._has_valid_name():
             return Fragment(ingress.ref, ingress.origin, created, verdicts=report.verdicts())
+        if spec.default_backend is not None and not context.settings.catch_all_enabled:
+            report.error(
+                "spec.defaultBackend",
+                VerdictReason.UNSUPPORTED_FIELD,
+                "It is left out as a whole: this controller takes no Ingress with a default backend (--disable-catch-all).",
+            )
+            return Fragment(ingress.ref, ingress.origin, created, verdicts=report.verdicts())
         self._strict_paths = context.options.strict_paths
         self._policy = parse_annotations(
             ingress.metadata.annotations,
@@ -226,10 +207,11 @@ class _Builder:
             ingress=self._name,
             ingress_class=spec.ingress_class_name,
         )
+        self.targets.policy = self._policy
         references = self._policy.references | references_of(ingress)
         if self._policy.left_out:
             return Fragment(ingress.ref, ingress.origin, created, verdicts=report.verdicts(), references=references)
-        self._fallback = self._default_backends(context)
+        self._fallback = self.targets.default_backends(context)
         rules = spec.rules or ()
         hosts, catch_all = self._hosts(rules), None
         if self._policy.host.app_root:
@@ -258,15 +240,16 @@ class _Builder:
             )
         certificates: Mapping[HostPattern, HostCertificates] = {}
         if spec.tls and self._policy.canary is None:  # a canary's host is that of its main Ingress
-            certificates = SectionReader(ingress, context.certificates, context.objects, report).read(hosts)
+            section = SectionReader(ingress, context.certificates, context.objects, report)
+            certificates = section.read(hosts, self._policy.host.names_besides(hosts))
         return Fragment(
             ingress.ref,
             ingress.origin,
             created,
             hosts,
             catch_all,
-            self._uses,
-            frozenset(self.services),
+            self.targets.uses,
+            frozenset(self.targets.services),
             report.verdicts(),
             references,
             self._policy.host,
@@ -374,7 +357,7 @@ class _Builder:
                 f"{where}.path", VerdictReason.INVALID_FIELD, f"The path is left out: {refusal}.", path.path
             )
             return None
-        target = self._target(
+        target = self.targets.target(
             path.backend, f"{where}.backend", "the path is left out, and its requests go to the default backend"
         )
         if target is None:
@@ -406,10 +389,10 @@ class _Builder:
             self._route(host, normal, path_type, target), where, written, regex_by, like_regex and not regex_by
         )
 
-    def _default_backend(self, backend: IngressBackend) -> _Target | None:
-        return self._target(backend, "spec.defaultBackend", "the Ingress has no default backend")
+    def _default_backend(self, backend: IngressBackend) -> Target | None:
+        return self.targets.target(backend, "spec.defaultBackend", "the Ingress has no default backend")
 
-    def _route(self, host: HostPattern, path: str, path_type: PathType, target: _Target) -> Route:
+    def _route(self, host: HostPattern, path: str, path_type: PathType, target: Target) -> Route:
         policy = self._policy
         if policy.closed_reason:
             # Nothing else acts on such a route, as in ingress-nginx: a redirect would be a way around the rule. What stays says so of
@@ -437,7 +420,7 @@ class _Builder:
         host: HostPattern,
         path: str,
         path_type: PathType,
-        target: _Target,
+        target: Target,
         status: int,
         reason: str,
         features: tuple[Feature, ...],
@@ -458,123 +441,3 @@ class _Builder:
             features=features,
             fallback=self._fallback,
         )
-
-    # ---- backends ----
-
-    def _target(self, backend: IngressBackend, where: str, consequence: str) -> _Target | None:
-        """None for a backend that isn't a Service, with `consequence` in the verdict. A Service that can't be used closes the route."""
-        service = backend.service
-        if service is None:
-            if backend.resource is not None:
-                kind = f"{backend.resource.kind} {backend.resource.name}"
-                self._report.warning(
-                    f"{where}.resource",
-                    VerdictReason.UNSUPPORTED_BACKEND,
-                    f"Only Services can be backends: {consequence}.",
-                    kind,
-                )
-                return None
-            return self._unusable(where, VerdictReason.INVALID_FIELD, "it names no Service", "", "", "")
-        if backend.resource is not None:
-            return self._unusable(
-                where,
-                VerdictReason.INVALID_FIELD,
-                "it names both a Service and a resource",
-                "",
-                shown(service.name),
-                "",
-            )
-        number, name = (service.port.number, service.port.name) if service.port is not None else (0, "")
-        key = (service.name, number, name)
-        target = self._targets.get(key)
-        if target is None:
-            target = self._service_target(service.name, number, name, f"{where}.service")
-            if target.upstream is not None:
-                self._targets[key] = target  # faults are reported wherever they stand, successes looked up once
-        return target
-
-    def _service_target(self, service_name: str, number: int, name: str, where: str) -> _Target:
-        port = shown(name or (number or ""))
-        service_text = shown(service_name)
-        field = f"{where}.name"
-        if not is_object_name(service_name):
-            return self._unusable(
-                field, VerdictReason.INVALID_FIELD, "it is not the name of a Service", service_name, service_text, port
-            )
-        owner = (self._namespace, service_name)
-        self.services.add(owner)
-        service = self._known.get(owner)
-        if service is None:
-            return self._unusable(
-                field,
-                VerdictReason.SERVICE_NOT_FOUND,
-                f"there is no Service {service_text} in namespace {self._namespace}",
-                service_name,
-                service_text,
-                port,
-            )
-        refusal = _port_refusal(number, name)
-        field = f"{where}.port"
-        if refusal:
-            return self._unusable(field, VerdictReason.INVALID_FIELD, refusal, port, service_text, port)
-        found = find_port(service, number, name)
-        if found is None:
-            have = ", ".join(f"{p.name or 'unnamed'} {p.port}" for p in service.spec.ports[:10]) or "none"
-            return self._unusable(
-                field,
-                VerdictReason.SERVICE_PORT_NOT_FOUND,
-                f"Service {service_text} has no port {port} (its ports: {shown(have)})",
-                port,
-                service_text,
-                port,
-            )
-        service_port = found[1]
-        if service_port.protocol not in ("TCP", ""):
-            return self._unusable(
-                field,
-                VerdictReason.UNSUPPORTED_BACKEND,
-                f"port {port} of Service {service_text} is {shown(service_port.protocol)}, and HTTP needs TCP",
-                port,
-                service_text,
-                port,
-            )
-        ask = self._policy.ask
-        if ask.protocol is UpstreamProtocol.HTTP and app_protocol(service_port.app_protocol) in (
-            None,
-            UpstreamProtocol.HTTP,
-        ):
-            ask = msgspec.structs.replace(ask, protocol=None)  # asks for what is so anyway: no upstream of its own
-        spec = upstream_spec(self._namespace, service_name, number, name, ask)
-        if not self._policy.closed_reason and self._uses.get(spec.key, _UNUSED).consequence != UNANSWERED:
-            self._uses[spec.key] = Use(spec, where)
-        return _Target(service_name, spec.port, spec.key)
-
-    def _default_backends(self, context: Context) -> Fallback | None:
-        """The default backends that its routes have."""
-        policy = self._policy
-        if policy.fallback is None or policy.canary is not None:
-            return None  # a canary has those of its main Ingress
-        found = find_default_backends(
-            policy.fallback, self._namespace, bool(policy.closed_reason), context, self._known, self._report
-        )
-        self.services |= found.services
-        for spec, where, consequence in found.uses:
-            self._uses.setdefault(spec.key, Use(spec, where, consequence))
-        return found.fallback
-
-    def _unusable(self, field: str, reason: VerdictReason, why: str, value: str, service: str, port: str) -> _Target:
-        self._report.error(field, reason, f"Requests are answered with 503: {why}.", value)
-        return _Target(service, port, None, f"{reason}: {why}")
-
-
-_UNUSED = Use(upstream_spec("", "", 0, "", UpstreamAsk()), "", "")
-
-
-def _port_refusal(number: int, name: str) -> str:
-    if name and number:
-        return "the port has both a number and a name"
-    if name:
-        return "" if is_port_name(name) else "it is not the name of a port"
-    if number == 0:
-        return "the port is missing"
-    return "" if 1 <= number <= 65535 else "it is not a port: 1 to 65535"

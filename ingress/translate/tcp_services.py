@@ -14,9 +14,10 @@ from ingress.model.cluster import NamespacedName
 from ingress.routing.table import TCPService, UpstreamProtocol
 from ingress.translate.annotations import UpstreamAsk
 from ingress.translate.backends import UpstreamSpec, find_port, upstream_spec
-from ingress.translate.fragment import UNKNOWN_AGE, Fragment, Use
+from ingress.translate.fragment import UNKNOWN_AGE, Fragment
 from ingress.translate.names import is_object_name, is_port_name
 from ingress.translate.report import Report, shown
+from ingress.translate.targets import Use
 
 _PROXY = "PROXY"
 _CLOSED = "Its port stays closed"

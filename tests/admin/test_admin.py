@@ -16,7 +16,8 @@ from ingress.admin import server as admin_server
 from ingress.admin.dump import HIDDEN, TableDump, VerdictsDump, dump_table, host_pattern
 from ingress.config import Address
 from ingress.errors import ConfigError, Severity, Verdict, VerdictReason
-from ingress.metrics import ClusterFacts, ControllerFacts, MetricsSnapshot, RouteStats, SourceFacts
+from ingress.facts import ClusterFacts, ControllerFacts, SourceFacts
+from ingress.metrics import MetricsSnapshot, RouteStats
 from ingress.routing.table import (
     Balancing,
     Endpoint,

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -119,3 +120,46 @@ def test_shutdown_timeout_of_the_config_map(pods: Pods, tmp_path: Path) -> None:
         running.signal(signal.SIGTERM)
         assert running.wait() == 0
         socket.close()
+
+
+def test_ciphers_that_name_none_end_no_handshake(live: Serve, place: Path) -> None:
+    write(place / "options.yaml", config_map(server_tokens="true", ssl_ciphers="ECDHE-RSA-AES256-GMC-SHA384"))
+    on_every_worker(live, lambda: server(live).startswith("aioingress/"))
+    (verdict,) = live.verdicts(about="ConfigMap edge/options")
+    assert (verdict["field"], verdict["value"]) == ("data.ssl-ciphers", "ECDHE-RSA-AES256-GMC-SHA384")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    for _ in range(4):
+        with Connection(live.https) as plain, context.wrap_socket(plain.sock, server_hostname="toad.test") as secure:
+            assert secure.version() == "TLSv1.2"
+
+
+def test_redirects_behind_a_front(live: Serve, place: Path) -> None:
+    """test/e2e/settings/tls.go: the host of X-Forwarded-Host without its port, if it is believed."""
+    front = {"X-Forwarded-Host": "example.com:80"}
+
+    def location() -> str | None:
+        return live.get("toad.test", headers=front).headers["Location"]
+
+    write(place / "options.yaml", config_map(force_ssl_redirect="true"))
+    on_every_worker(live, lambda: location() == "https://toad.test")
+    write(place / "options.yaml", config_map(force_ssl_redirect="true", use_forwarded_headers="true"))
+    on_every_worker(live, lambda: location() == "https://example.com")
+
+
+def test_another_prefix_of_annotations(pods: Pods, folder: Path, serve: Any) -> None:
+    frog = pods.start("frog")
+    both = {"edge.test/rewrite-target": "/edge", "nginx.ingress.kubernetes.io/upstream-vhost": "other.test"}
+    write(
+        folder / "app.yaml",
+        app("frog", [frog]),
+        ingress("frog", rule("frog.test", path("frog")), annotations=both),
+        ingress("own", rule("own.test", path("frog")), annotations={**both, "aioingress.io/rewrite-target": "/own"}),
+    )
+    running = serve("--annotations-prefix", "edge.test")
+    answer = running.get("frog.test")
+    assert (answer.json["target"], answer.received["host"]) == ("/edge", "frog.test")
+    assert running.get("own.test").json["target"] == "/own"
+    fields = {(v["object"], v["field"]) for v in running.verdicts("UnsupportedAnnotation")}
+    assert ("Ingress default/frog", "metadata.annotations[nginx.ingress.kubernetes.io/upstream-vhost]") in fields

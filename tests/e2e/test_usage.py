@@ -54,6 +54,8 @@ OPTIONS = (
     "--ingress-class",
     "--controller-class",
     "--watch-ingress-without-class",
+    "--annotations-prefix",
+    "--disable-catch-all",
     "--default-backend-service",
     "--disable-svc-external-name",
     "--shutdown-grace-period",

@@ -106,6 +106,14 @@ async def test_verdicts(annotations: dict[str, str], services: tuple[str, ...], 
     assert rules.route().upstream == "default/web:80"
 
 
+def test_a_list_without_anybody_to_ask_is_shown() -> None:
+    (verdict,) = [v for v in Rules({"custom-http-errors": "404, 500"}).verdicts() if "no default backend" in v.message]
+    assert (verdict.field, verdict.value) == (
+        "metadata.annotations[aioingress.io/custom-http-errors]",
+        "404,500",
+    )
+
+
 def test_a_closed_route_stays_closed() -> None:
     rules = Rules({"default-backend": "errors", "enable-modsecurity": "true"}, services=BOTH)
     route = rules.route()
@@ -501,6 +509,31 @@ async def test_answers_of_hooks_and_what_belongs_to_their_status() -> None:
         assert got.value("Retry-After") == b"60"
         assert got.value("Access-Control-Allow-Origin") == b"*"
         assert backends["web"].requests == []
+
+
+async def test_a_refused_request_never_reaches_the_service() -> None:
+    """Even where its connection is at hand and one to the default backend isn't."""
+    async with serving(Rules({}, services=BOTH), {"web": answer(), "errors": reply(page), "auth": auth_server()}) as (
+        proxy,
+        backends,
+    ):
+        annotations = {
+            "custom-http-errors": "401",
+            "default-backend": "errors",
+            "auth-url": f"http://127.0.0.1:{backends['auth'].port}/",
+        }
+        table, _ = Rules(annotations, services=BOTH).compile({name: [backends[name]] for name in BOTH})
+        proxy.plane.swap(table)
+        client = await proxy.client()
+        assert (await client.get("/in", HOST, "X-Ok: 1")).status == 200
+        got = await client.get("/out", HOST)
+        assert (got.status, got.body) == (401, b"page of 401")
+        assert [r.target for r in backends["web"].requests] == [b"/in"]
+        assert [r.target for r in backends["errors"].requests] == [b"/"]
+
+
+def auth_server() -> Script:
+    return reply(lambda request: response(200 if request.value("X-Ok") else 401, b""))
 
 
 async def test_an_unreachable_service_and_default_backend() -> None:

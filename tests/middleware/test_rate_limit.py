@@ -66,6 +66,14 @@ def test_the_old_spelling_of_the_allowlist() -> None:
     assert (policy(both) or {})["allow"] == ("10.0.0.2/32",)
 
 
+def test_a_list_of_the_exempt_closes_nothing_where_there_is_no_limit() -> None:
+    built = build(limit_whitelist="10.0.0.0/8,x")
+    (route,) = built.table.hosts["a.test"].routes  # type: ignore[index]
+    assert route.upstream is not None
+    (verdict,) = built.verdicts
+    assert (verdict.severity, verdict.reason) == (Severity.WARNING, VerdictReason.INVALID_ANNOTATION)
+
+
 @pytest.mark.parametrize("name", ["limit_burst_multiplier", "limit_whitelist", "limit_allowlist"])
 def test_companions_alone_have_no_effect(name: str) -> None:
     built = build(**{name: "10"} if "multiplier" in name else {name: "10.0.0.1"})
@@ -128,6 +136,16 @@ def limited(backend: Backend, limit: RateLimit, id: str = "t1") -> RoutingTable:
 async def statuses(proxy: Proxy, count: int, host: str = "127.0.0.1") -> list[int]:
     client = await proxy.client(host=host)
     return [(await client.get()).status for _ in range(count)]
+
+
+async def test_a_refusal_does_not_blame_the_service() -> None:
+    async with Proxy(clock=Clock()) as proxy:
+        proxy.plane.swap(limited(await proxy.backend(), RateLimit("z", requests_per_second=1, burst_multiplier=0)))
+        client = await proxy.client()
+        assert (await client.get()).status == 200
+        answer = await client.get()
+        assert answer.status == 503
+        assert b"Too many requests" in answer.body
 
 
 @pytest.mark.parametrize(

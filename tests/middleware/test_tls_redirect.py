@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from ingress.config import ClientSettings
 from ingress.exchange import DirectResponse, Exchange
 from ingress.middleware import tls_redirect
 from ingress.middleware.base import Scope
@@ -150,6 +151,25 @@ async def test_redirects() -> None:
         assert (await client.response()).body == b"b0"
         await client.send(b"POST /x HTTP/1.1\r\nHost: a.test\r\nContent-Length: 3\r\n\r\nabc")
         assert (await client.response()).status == 308
+
+
+@pytest.mark.parametrize(
+    ("trusted", "fields", "expected"),
+    [
+        # test/e2e/settings/tls.go
+        (True, "X-Forwarded-Host: example.com:80", b"https://example.com/x"),
+        (True, "X-Forwarded-Host: Example.com, other.test", b"https://example.com/x"),
+        (True, "X-Forwarded-Host: [2001:db8::1]:80", b"https://[2001:db8::1]/x"),
+        (True, "X-Forwarded-Host: not a host", b"https://a.test/x"),
+        (True, "X-Other: 1", b"https://a.test/x"),
+        (False, "X-Forwarded-Host: example.com:80", b"https://a.test/x"),
+    ],
+)
+async def test_host_that_a_front_names(trusted: bool, fields: str, expected: bytes) -> None:
+    async with Proxy(client=ClientSettings(forwarded_headers=trusted)) as proxy:
+        proxy.plane.swap(secured(routes({"/": [await proxy.backend()]}, host="a.test")))
+        answer = await (await proxy.client()).get("/x", "a.test", fields)
+        assert (answer.status, answer.value("location")) == (308, expected)
 
 
 async def test_what_no_route_takes_is_redirected_as_well() -> None:

@@ -21,6 +21,7 @@ from ingress.routing.table import (
     UpstreamKey,
 )
 from ingress.testing import request
+from ingress.translate.annotations.canary import _pattern as parse
 from tests.proxy.support import Backend, Client, Proxy, table
 
 STICKY = Balancing(affinity=AffinityMode.COOKIE, cookie=CookieAffinity("sid"))
@@ -75,6 +76,9 @@ async def answers(client: Client, count: int, *fields: str) -> Counter[str]:
         (CanaryRule(header="X-Canary", header_pattern="b.ue"), ["X-Canary: the blue one"], True),
         (CanaryRule(header="X-Canary", header_pattern="^b.ue$"), ["X-Canary: the blue one"], False),
         (CanaryRule(header="X-Canary", header_pattern="^b.ue$"), ["X-Canary: always"], False),
+        (CanaryRule(header="X-Canary", cookie="c", header_unusable=True), ["X-Canary: any", "Cookie: c=always"], False),
+        (CanaryRule(header="X-Canary", header_unusable=True), ["X-Canary: always"], False),
+        (CanaryRule(header="X-Canary", cookie="c", header_unusable=True), ["Cookie: c=always"], True),
         (CanaryRule(cookie="c"), ["Cookie: a=1; c=always; b=2"], True),
         (CanaryRule(cookie="c"), ["Cookie: c=alway"], False),
         (CanaryRule(cookie="c", weight=100), ["Cookie: c=never"], False),
@@ -122,6 +126,17 @@ def test_ruled_out_by_name_its_share_goes_to_the_main_route() -> None:
     chosen = made.choose(request("GET", "http://a/", {"X-A": "never", "X-B": "always"})._exchange)
     assert chosen is not None
     assert chosen.name == "1"
+
+
+def test_a_pattern_means_the_bytes_of_its_text() -> None:
+    for pattern in ("[a-ā]", "^é$"):
+        parse(pattern)  # what a canary is checked for is what is bound
+        assert _split([CanaryRule(header="x-a", header_pattern=pattern)])
+    made = _split([CanaryRule(header="x-a", header_pattern="^é$")])
+    asked = request("GET", "http://a/", {"X-A": "é".encode().decode("latin-1")})._exchange
+    assert made.choose(asked) is not None
+    with pytest.raises(ValueError, match="linear time"):
+        parse("[ā-b]")
 
 
 def _split(rules: Sequence[CanaryRule]) -> CanarySplit[Any]:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from ingress.proxy import errorpages
 from ingress.proxy.errorpages import CONTENT_TYPES, ErrorPages, Kind, preferred_kind
+from tests.proxy.support import Proxy, routes
 
 CHROME = b"text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"
 
@@ -205,3 +206,13 @@ def test_a_page_is_rendered_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pages, "_render", None)
     assert pages.page(404, CHROME, b"b")[1] == first[0].replace(b"Request a", b"Request b")
     assert pages.page(404, CHROME)[1] is first[1]
+
+
+async def test_a_closed_route_does_not_promise_that_waiting_helps() -> None:
+    async with Proxy() as proxy:
+        proxy.plane.swap(routes({"/closed": 503, "/empty": [], "/gone": 404}))
+        client = await proxy.client()
+        bodies = [(await client.get(target)).body for target in ("/closed", "/empty", "/gone")]
+        assert b"until its configuration is put right" in bodies[0]
+        assert b"No endpoint of the service is ready" in bodies[1]
+        assert b"No rule matches" in bodies[2]

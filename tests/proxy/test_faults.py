@@ -9,7 +9,7 @@ import socket
 import pytest
 
 from ingress.balancing.ejection import FIRST_EJECTION_S
-from ingress.proxy.link import UpstreamRuntime
+from ingress.proxy.upstream_runtime import UpstreamRuntime
 from ingress.routing.table import Endpoint, RetryOn, TrafficPolicy
 from tests.proxy.support import (
     BackendConnection,

@@ -59,6 +59,9 @@ async def test_ciphers() -> None:
             cipher = session(client).cipher()
             assert cipher is not None
             assert cipher[0].endswith(suffix)
+        options.set(ssl_ciphers="ECDHE-RSA-AES256-GMC-SHA384")  # a mistake changes nothing
+        client = await connect(proxy, maximum_version=ssl.TLSVersion.TLSv1_2)
+        assert (await client.get()).status == 200
 
 
 async def test_unknown_hosts_are_refused() -> None:

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from ingress.balancing.base import EndpointState
 from ingress.metrics import WorkerMetrics
 from ingress.middleware.base import Services
-from ingress.proxy.link import LinkedRoute, Runtime, Snapshot
-from ingress.proxy.upstream import Wire
+from ingress.proxy.link import Runtime
+from ingress.proxy.snapshot import LinkedRoute, Snapshot
+from ingress.proxy.wire import Wire
 from ingress.routing.table import (
     Endpoint,
     HostAlias,

@@ -7,7 +7,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from ingress.routing.table import Endpoint, TrafficPolicy
+from ingress.routing.table import AffinityMode, Balancing, CookieAffinity, Endpoint, TrafficPolicy
 from tests.proxy.support import BackendConnection, Client, Proxy, answer, one_backend, response, routes, until
 
 ASK = b"GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: %b\r\nSec-WebSocket-Key: x\r\n\r\n"
@@ -94,6 +94,24 @@ async def test_what_both_sides_see_of_the_handshake(protocol: bytes) -> None:
         await until(lambda: not backend.open)
         await until(lambda: proxy.log.records)
         assert proxy.log.records[0].status == 101
+
+
+async def test_a_session_begins_with_the_handshake() -> None:
+    """The client of a WebSocket may never ask for anything else."""
+    sticky = Balancing(affinity=AffinityMode.COOKIE, cookie=CookieAffinity("sid"))
+    async with Proxy() as proxy:
+        proxy.serve(*[(await proxy.backend(echo)).endpoint for _ in range(2)], balancing=sticky)
+        client = await proxy.client()
+        await client.send(CUSTOM)
+        got = await client.response()
+        assert got.status == 101
+        cookie = got.value("Set-Cookie")
+        assert cookie is not None
+        assert cookie.startswith(b"sid=")
+        again = await proxy.client()
+        await again.send(CUSTOM[:-2] + b"Cookie: " + cookie.partition(b";")[0] + b"\r\n\r\n")
+        got = await again.response()
+        assert (got.status, got.value("Set-Cookie")) == (101, None)
 
 
 async def test_early_data_both_ways() -> None:

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ingress import expressions
 from ingress.routing import regex
 from ingress.routing.regex import RegexPaths, Rewriter, check_pattern
 
@@ -131,7 +132,7 @@ def test_one_after_the_other_gives_the_same(patterns: list[str], path: str) -> N
 
 
 def test_without_memory_it_is_slower_and_right(monkeypatch: pytest.MonkeyPatch) -> None:
-    options = regex._options()
+    options = expressions.options(ignore_case=True)
     options.never_capture = True
     options.max_mem = 1
     monkeypatch.setattr(regex, "_SET", options)

@@ -1,5 +1,6 @@
 """Contexts: made when asked for, kept by content, bounded, forgotten with their certificates."""
 
+import dataclasses
 import ssl
 from collections.abc import Callable
 
@@ -209,6 +210,27 @@ def test_what_is_broken_is_tried_once(caplog: pytest.LogCaptureFixture) -> None:
     assert "PRIVATE" not in caplog.text
     found.use(table({"a.example": A}), SETTINGS)
     assert chosen(found, "a.example") is not chosen(found, "unknown")
+
+
+@pytest.mark.parametrize("client_auth", [None, ClientAuth(ROOT.pem)], ids=["standard", "client-auth"])
+def test_ciphers_that_choose_none(caplog: pytest.LogCaptureFixture, client_auth: ClientAuth | None) -> None:
+    """The handshake goes on with those of the defaults, whoever asked for them."""
+    one = table(
+        {"a.example": A}, by_host=TLSHost(HostPattern("a.example"), (A.for_table().key,), client_auth, "ECDHE-RSA-RC4")
+    )
+    contexts.usable_ciphers.cache_clear()  # what is said once
+    found = using(one)
+    found.choose("a.example", found.host("a.example"))
+    assert "'ECDHE-RSA-RC4' chooses none" in caplog.text
+
+
+def test_global_ciphers_that_choose_none(caplog: pytest.LogCaptureFixture) -> None:
+    contexts.usable_ciphers.cache_clear()
+    found = using(table({"a.example": A}), dataclasses.replace(SETTINGS, ciphers="HIGH:!ALL"))
+    names = [cipher["name"] for cipher in chosen(found, "a.example").context.get_ciphers()]
+    assert "ECDHE-ECDSA-AES128-GCM-SHA256" in names
+    assert chosen(found, "unknown") is not None
+    assert len(caplog.records) == 1
 
 
 def test_an_encrypted_key_asks_nobody() -> None:

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from ingress.config import annotation_prefixes
 from ingress.errors import Severity, Verdict, VerdictReason
 from ingress.routing.table import (
     AffinityMode,
@@ -237,6 +238,14 @@ def test_cookie_affinity() -> None:
     assert result.verdicts == ()
 
 
+@pytest.mark.parametrize(("text", "secure"), [("true", True), ("false", None)])
+def test_a_session_cookie_of_https_is_always_secure(text: str, secure: bool | None) -> None:
+    """`false` is ingress-nginx's default, by which the request decides."""
+    result = annotated({"affinity": "cookie", "session-cookie-secure": text})
+    assert upstream_of(result).balancing.cookie == CookieAffinity(secure=secure)
+    assert result.verdicts == ()
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -251,6 +260,8 @@ def test_cookie_affinity() -> None:
         ("session-cookie-path", "/a\r\nSet-Cookie: x"),
         ("session-cookie-domain", "a,b"),
         ("session-cookie-domain", ""),
+        ("session-cookie-domain", "https://example.com"),
+        ("session-cookie-domain", "*.example.com"),
         ("session-cookie-samesite", "Loose"),
         ("session-cookie-secure", "yes"),
         ("session-cookie-expires", "tomorrow"),
@@ -479,3 +490,44 @@ def test_annotations_of_others_are_none_of_our_business() -> None:
 def test_no_name_is_both_read_and_in_the_table() -> None:
     assert READ.isdisjoint(KNOWN)
     assert SNIPPETS.isdisjoint(KNOWN)
+
+
+# ---- another prefix ----
+
+
+def by_prefix(**annotations: str) -> Compilation:
+    """Keyword `edge`, `nginx`, `own`: the value of proxy-read-timeout under that prefix."""
+    prefixes = {"edge": "edge.test/", "nginx": NGINX, "own": OWN}
+    found = {f"{prefixes[name]}proxy-read-timeout": value for name, value in annotations.items()}
+    return compiled(
+        ingress("ing", rule("a.test"), annotations=found),
+        service("web"),
+        slice_of(),
+        annotation_prefixes=annotation_prefixes("edge.test"),
+    )
+
+
+def test_another_prefix_is_read_instead_of_that_of_ingress_nginx() -> None:
+    result = by_prefix(edge="7")
+    assert route_of(result).policy.read_timeout_s == 7.0
+    assert result.verdicts == ()
+
+
+def test_ours_win_over_another_prefix() -> None:
+    assert route_of(by_prefix(edge="7", own="8")).policy.read_timeout_s == 8.0
+
+
+def test_annotations_of_the_prefix_that_is_not_read_are_named() -> None:
+    result = by_prefix(nginx="9", own="8")
+    assert route_of(result).policy.read_timeout_s == 8.0
+    verdict = verdict_of(result, "proxy-read-timeout")
+    assert (verdict.severity, verdict.reason, verdict.value) == (
+        Severity.WARNING,
+        VerdictReason.UNSUPPORTED_ANNOTATION,
+        "9",
+    )
+    assert "those of edge.test are (--annotations-prefix)" in verdict.message
+
+
+def test_a_bad_value_under_another_prefix_is_named_as_written() -> None:
+    assert verdict_of(by_prefix(edge="soon"), "proxy-read-timeout", "edge.test/").value == "soon"

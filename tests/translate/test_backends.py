@@ -327,9 +327,17 @@ def test_external_name(by: int | str, ports: tuple[Any, ...], expected: int) -> 
     assert result.verdicts == ()
 
 
-@pytest.mark.parametrize(("by", "ports"), [(81, (80,)), ("http", ())])
-def test_external_name_without_such_a_port(by: int | str, ports: tuple[Any, ...]) -> None:
-    result = one(by, external("api.example.com", *ports))
+def test_external_name_with_other_ports_only() -> None:
+    """ingress-nginx takes the number as it is, listed or not."""
+    result = one(81, external("api.example.com", 80), resolved={"api.example.com": ("192.0.2.1",)})
+    assert addresses(result, "default/web:81") == ["192.0.2.1:81"]
+    (verdict,) = result.verdicts
+    assert (verdict.severity, verdict.reason) == (Severity.WARNING, VerdictReason.SERVICE_PORT_NOT_FOUND)
+    assert (verdict.field, verdict.value) == ("spec.rules[0].http.paths[0].backend.service.port", "81")
+
+
+def test_external_name_without_a_port_of_that_name() -> None:
+    result = one("http", external("api.example.com"))
     assert reasons(result) == [VerdictReason.SERVICE_PORT_NOT_FOUND]
     assert result.external_names == frozenset()
 

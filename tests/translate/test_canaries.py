@@ -244,6 +244,42 @@ def test_bad_values_cost_only_themselves(name: str, value: str, why: str) -> Non
     assert why in verdict.message
 
 
+@pytest.mark.parametrize(
+    ("annotations", "unusable"),
+    [
+        ({"canary_by_header_pattern": "[][**da?$&*"}, True),
+        ({"canary_by_header_value": "a\nb"}, True),
+        ({"canary_by_header_value": "a\nb", "canary_by_header_pattern": "^b"}, False),
+        ({"canary_by_header_value": "b", "canary_by_header_pattern": "["}, False),
+        ({"canary_by_header_value": "", "canary_by_header_pattern": ""}, False),
+        ({}, False),
+    ],
+)
+def test_what_a_header_is_compared_with_cannot_be_used(annotations: dict[str, str], unusable: bool) -> None:
+    """ingress-nginx: its sender stays with the main Ingress, whatever cookie and weight say."""
+    built = build(main(), canary(canary_by_header="X-Canary", **annotations))
+    assert route(built).canaries[0].rule.header_unusable is unusable
+    assert not [v for v in built.verdicts if "b'" in v.message]
+
+
+def test_a_weight_of_0_is_a_rule() -> None:
+    """Tools for gradual releases begin and end with it."""
+    assert build(main(), canary(canary_weight="0")).verdicts == ()
+
+
+def test_its_details_on_another_ingress() -> None:
+    built = build(main(canary_weight="10"))
+    (verdict,) = built.verdicts
+    assert verdict.message == 'It has no effect without canary: "true", in ingress-nginx neither.'
+
+
+def test_a_service_without_endpoints_gets_nothing_and_costs_nothing() -> None:
+    ends = canary("canary", rule("a.test", path("/", "empty")), canary_weight="10")
+    built = build(main(), ends, service("empty"))
+    (verdict,) = [v for v in built.verdicts if v.reason is VerdictReason.NO_ENDPOINTS]
+    assert verdict.message.startswith("The canary gets no request: Service empty")
+
+
 def test_without_any_rule_it_says_so() -> None:
     built = build(main(), canary())
     assert canaries(built) == [("canary", "canary")]

@@ -10,7 +10,7 @@ from ingress.config import TranslateSettings
 from ingress.errors import VerdictReason
 from ingress.model import ClusterState, KubernetesObject, ObjectRef, Service
 from ingress.routing.table import HealthCheck, apply_delta, diff_tables
-from ingress.translate import Compiler, compile_table, compiler, fragment
+from ingress.translate import Compiler, compile_table, compiler, fragment, host_layer, upstream_layer
 
 from .build import addresses, backend, ingress, ingress_class, path, reasons, rule, service, slice_of, state_of, targets
 
@@ -104,7 +104,7 @@ def test_what_others_write_into_a_service_touches_nothing(state: ClusterState, m
     )
     state, changed = edited(state, written)
     monkeypatch.setattr(compiler, "build_fragment", None)
-    monkeypatch.setattr(compiler, "build_upstream", None)
+    monkeypatch.setattr(upstream_layer, "build_upstream", None)
     assert compiler_.compile(state, changed).table is old.table
 
 
@@ -133,7 +133,7 @@ def test_a_health_check_touches_the_upstreams_of_its_service_only(
     # others' annotations beside it change nothing
     other = with_annotations(state, "svc-1", health_check_path="/healthz", other="x")
     state, changed = edited(state, other)
-    monkeypatch.setattr(compiler, "build_upstream", None)
+    monkeypatch.setattr(upstream_layer, "build_upstream", None)
     assert compiler_.compile(state, changed).table is new.table
 
 
@@ -230,8 +230,8 @@ def test_nothing_is_remembered_of_what_is_gone(state: ClusterState) -> None:
     compiler_.compile(edited(state, *more)[0], None)
     empty = compiler_.compile(ClusterState(), None)
     assert empty == compile_table(ClusterState(), TranslateSettings())
-    left = {name: value for name, value in vars(compiler_._memory).items() if isinstance(value, dict) and value}
-    assert left == {}
+    for holder in (compiler_._memory, compiler_._memory._hosts, compiler_._memory._upstreams):
+        assert {name: value for name, value in vars(holder).items() if isinstance(value, dict) and value} == {}
 
 
 def test_the_id_depends_on_content_alone(state: ClusterState) -> None:
@@ -262,14 +262,14 @@ def test_a_fault_of_ours_costs_one_ingress(state: ClusterState, monkeypatch: pyt
 
 
 def test_a_fault_of_ours_costs_one_upstream(state: ClusterState, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = compiler.build_upstream
+    real = upstream_layer.build_upstream
 
     def broken(spec: Any, *args: Any) -> Any:
         if spec.service == "svc-1":
             raise RuntimeError
         return real(spec, *args)
 
-    monkeypatch.setattr(compiler, "build_upstream", broken)
+    monkeypatch.setattr(upstream_layer, "build_upstream", broken)
     result = compile_table(state, TranslateSettings())
     assert addresses(result, "default/svc-1:80") == []
     assert addresses(result, "default/svc-0:80") == ["10.0.0.1:8080"]
@@ -281,7 +281,7 @@ def test_after_a_failed_call_the_next_starts_from_scratch(state: ClusterState, m
     compiler_.compile(state, None)
     state, changed = edited(state, ingress("ing-0", rule("h9.test", path("/", "svc-0"))))
     with monkeypatch.context() as patch:
-        patch.setattr(compiler, "merge_host", None)
+        patch.setattr(host_layer, "merge_host", None)
         with pytest.raises(TypeError):
             compiler_.compile(state, changed)
     assert compiler_.compile(state, frozenset()) == compile_table(state, TranslateSettings())

@@ -8,8 +8,7 @@ from ingress.errors import Verdict, VerdictReason
 from ingress.model import ObjectRef
 from ingress.routing.table import HostAlias, apply_delta, diff_tables
 from ingress.translate import Compilation, Compiler
-from ingress.translate.annotations.hosts import parse_aliases
-from ingress.translate.derived import twin_of
+from ingress.translate.annotations.hosts import parse_aliases, twin_of
 
 from .build import TranslateSettings, compiled, ingress, path, rule, service, state_of
 

@@ -5,23 +5,29 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from ingress.config import ClassSettings, TranslateSettings
+from ingress.errors import Severity, VerdictReason
 from ingress.model import ClusterState, EndpointSlice, Ingress, IngressClass, Kind, KubernetesObject, ObjectRef
-from ingress.routing.table import RoutingTable, apply_delta, diff_tables
+from ingress.routing.regex import check_pattern
+from ingress.routing.table import HostRoutes, PathType, Route, RoutingTable, apply_delta, diff_tables
 from ingress.translate import Compiler, compile_table
 from ingress.translate.annotations import parse_annotations
 from ingress.translate.annotations.known import KNOWN, SNIPPETS
 from ingress.translate.annotations.parse import READ
 from ingress.translate.annotations.tls import NAMES as TLS_NAMES
 from ingress.translate.names import parse_host
-from ingress.translate.paths import parse_rule_path
+from ingress.translate.paths import looks_like_regex, parse_rule_path
 from ingress.translate.report import Report
 from tests.certificates import certificate, secret_of, tls_secret
 
 from .build import backend, config_map, endpoints_of, ingress, ingress_class, path, rule, service, slice_of, state_of
+
+REGEX_MODE = VerdictReason.REGEX_MODE
 
 # A small world, so that objects meet: few names, few hosts, few addresses.
 NAMES = st.sampled_from(["a", "b", "c"])
@@ -317,14 +323,59 @@ def test_a_bad_secret_touches_only_hosts_of_those_who_name_it(
 def test_a_newer_ingress_never_changes_the_routes_of_older_ones(
     objects: list[KubernetesObject], extra: Ingress
 ) -> None:
+    """But for regex mode, which is the host's: a newer Ingress that asks for it has their paths matched as regular expressions. Even
+    then every one of them is there with all that it had, or a verdict for its owner says why it isn't. And but for canaries, which are asked for.
+    """
     newest = ingress_with(extra, name="zz", created="2026-01-01T00:00:00Z")
     before = compile_table(state_of(objects), TranslateSettings()).table
-    after = compile_table(state_of([*objects, newest]), TranslateSettings()).table
+    result = compile_table(state_of([*objects, newest]), TranslateSettings())
+    after = result.table
+    asks = any(key.endswith(("use-regex", "rewrite-target")) for key in newest.metadata.annotations or {})
     for host, routes in before.hosts.items():
-        kept = {(r.path, r.path_type): r for r in after.hosts[host].routes}
-        assert all(kept[r.path, r.path_type] == r for r in routes.routes)
-        assert routes.default is None or after.hosts[host].default == routes.default
+        now = after.hosts[host]
+        if now.regex_cause != routes.regex_cause:
+            assert asks
+            assert not routes.regex_cause
+            assert now.regex_cause.startswith(f"{newest.ref} sets ")
+        left_out = {v.object for v in result.verdicts if v.reason is REGEX_MODE and v.severity is Severity.ERROR}
+        for route in routes.routes:
+            found = [r for r in now.routes if is_kept(route, r, newest, routes.regex_cause, now)]
+            if not found:
+                assert now.regex_cause
+                assert not routes.regex_cause
+                assert f"Ingress {route.namespace}/{route.ingress}" in left_out
+                with pytest.raises(ValueError):
+                    check_pattern(route.path)
+        assert routes.default is None or now.default in (routes.default, as_pattern(routes.default))
+        assert routes.app_root in (None, now.app_root)
     assert before.default is None or after.default == before.default
+
+
+def as_pattern(route: Route) -> Route:
+    return structs.replace(route, pattern=route.path)
+
+
+def is_kept(old: Route, new: Route, newest: Ingress, cause: str, now: HostRoutes) -> bool:
+    """`new` is what became of `old`. In regex mode a path is as written, and a Prefix path leaves the path itself to an Exact one."""
+    size = len(old.canaries)
+    if any((c.route.namespace, c.route.ingress) != (newest.metadata.namespace, "zz") for c in new.canaries[size:]):
+        return False
+    pairs = list(zip(old.canaries, new.canaries, strict=False))
+    if len(pairs) < size or not all(
+        a.rule == b.rule and is_kept(a.route, b.route, newest, cause, now) for a, b in pairs
+    ):
+        return False
+    new = structs.replace(new, canaries=old.canaries)
+    if not now.regex_cause:
+        return new == old
+    exact = any(r.path == new.path and r.path_type is PathType.EXACT for r in now.routes)
+    longer = new.path if new.path.endswith("/") else f"{new.path}/"
+    if new.pattern not in {new.path, longer if exact and new.path_type is not PathType.EXACT else new.path}:
+        return False
+    if cause:
+        return structs.replace(new, pattern=old.pattern) == old
+    normal, _ = parse_rule_path(new.path, looks_like_regex(new.path, new.path_type))
+    return normal == old.path and structs.replace(new, path=old.path, pattern="") == old
 
 
 def ingress_with(original: Ingress, name: str, created: str) -> Ingress:
@@ -360,6 +411,8 @@ def test_no_annotation_text_raises(annotations: dict[str, str]) -> None:
         assert verdict.message.isprintable()
     # Whatever asks for access to be restricted closes the routes, unless it is left out or says it is off.
     names = {key.removeprefix("aioingress.io/") for key in annotations if key.startswith("aioingress.io/")}
+    if policy.canary is not None:  # restricted as its main Ingress is, and told so
+        return
     if any(name.startswith(("auth-", "whitelist-")) and name not in TLS_NAMES for name in names):
         assert policy.closed_reason or policy.left_out
     if "auth-tls-secret" in names and not policy.left_out:  # there is no Secret in this world

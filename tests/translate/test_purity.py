@@ -10,7 +10,17 @@ FORBIDDEN = {
     "ssl", "subprocess", "sys", "threading", "time", "uuid",
 }  # fmt: skip
 CLOCKS = {"now", "today", "utcnow"}
-ALLOWED_PARTS = {"config", "errors", "model", "request_text", "routing", "textmap", "translate", "variables"}
+ALLOWED_PARTS = {
+    "config",
+    "errors",
+    "expressions",
+    "model",
+    "request_text",
+    "routing",
+    "textmap",
+    "translate",
+    "variables",
+}
 
 
 def test_imports_and_calls() -> None:

@@ -1,5 +1,7 @@
 """Hosts, paths and default backends of one Ingress."""
 
+from typing import Any
+
 import pytest
 
 from ingress.errors import Severity, VerdictReason
@@ -190,6 +192,24 @@ def test_default_backend_beside_rules_serves_the_own_hosts_only() -> None:
         default = result.table.hosts[host].default  # type: ignore[index]
         assert default is not None
         assert (default.host, default.service) == (host, "api")
+
+
+@pytest.mark.parametrize("rules", [(), (rule("a.test"),)])
+def test_no_default_backends_allowed(rules: tuple[Any, ...]) -> None:
+    """--disable-catch-all leaves the whole Ingress out, as in ingress-nginx: its rules too."""
+    result = compiled(
+        ingress("ing", *rules, defaultBackend=backend()),
+        ingress("other", rule("b.test")),
+        service("web"),
+        slice_of(),
+        catch_all_enabled=False,
+    )
+    assert result.table is not None
+    assert result.table.default is None
+    assert set(result.table.hosts) == {"b.test"}
+    (verdict,) = result.verdicts
+    assert (verdict.object, verdict.field) == ("Ingress default/ing", "spec.defaultBackend")
+    assert "--disable-catch-all" in verdict.message
 
 
 def test_neither_rules_nor_default_backend() -> None:

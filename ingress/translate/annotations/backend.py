@@ -13,7 +13,7 @@ from ingress.routing.table import UpstreamProtocol
 from ingress.routing.tls import UpstreamTLS
 from ingress.translate.annotations.policy import UpstreamTLSAsk
 from ingress.translate.annotations.values import on_off
-from ingress.translate.ciphers import known_ciphers
+from ingress.translate.ciphers import parse_ciphers
 from ingress.translate.features import AnnotationError, AnnotationReader, field_of
 from ingress.translate.pem import authorities, key_pair, revocation_lists, secret_item
 from ingress.translate.report import Report, shown
@@ -179,7 +179,7 @@ def _depth(text: str) -> int:
 def _ciphers(text: str) -> str:
     if not _CIPHERS.fullmatch(text):
         raise ValueError("it is not a list of ciphers: names, joined by colons, as OpenSSL has them")
-    return known_ciphers(text)
+    return parse_ciphers(text)
 
 
 def _protocols(text: str) -> tuple[str, ...]:

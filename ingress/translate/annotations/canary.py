@@ -8,9 +8,10 @@ import re
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
-import re2
+import msgspec
 
 from ingress.errors import VerdictReason
+from ingress.expressions import compile_expression
 from ingress.routing.table import CanaryRule
 from ingress.translate.annotations import values
 from ingress.translate.features import field_of
@@ -32,7 +33,6 @@ _OWN = frozenset(("canary", *DETAILS, "load-balance", "upstream-hash-by"))
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,256}", re.ASCII)
 _VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,1022}[\x21-\x7e])?", re.ASCII)
 _PATTERN_LIMIT = 1024
-_PATTERN_BYTES = 1 << 20
 _TOTAL = 100
 
 
@@ -64,18 +64,24 @@ def read_canary(reader: _Taker) -> CanaryRule | bool:
             f"The value of {shown(key)} can't be used: {e}. The Ingress is left out, as it may be meant as a canary.",
         )
         return True
+    compared = any(
+        reader.found.get(name, ("", ""))[1] for name in ("canary-by-header-value", "canary-by-header-pattern")
+    )
+    weight = reader.take("canary-weight", values.count, -1)
     ignored = sorted(full for name, (full, _) in reader.found.items() if name not in _OWN)
     rule = CanaryRule(
         header=reader.take("canary-by-header", _token, ""),
         header_value=reader.take("canary-by-header-value", _text, ""),
         header_pattern=reader.take("canary-by-header-pattern", _pattern, ""),
         cookie=reader.take("canary-by-cookie", _token, ""),
-        weight=reader.take("canary-weight", values.count, 0),
+        weight=max(weight, 0),
         # Totals of 100 and less don't take effect in ingress-nginx either.
         weight_total=max(_TOTAL, reader.take("canary-weight-total", values.count, _TOTAL)),
         sticky=reader.take("affinity-canary-behavior", _behavior, True),
     )
-    if not (rule.header or rule.cookie or rule.weight):
+    if rule.header and compared and not (rule.header_value or rule.header_pattern):
+        rule = msgspec.structs.replace(rule, header_unusable=True)
+    if not (rule.header or rule.cookie or weight >= 0):
         reader.report.warning(
             field_of(key),
             VerdictReason.INVALID_ANNOTATION,
@@ -114,12 +120,9 @@ def _text(text: str) -> str:
 def _pattern(text: str) -> str:
     if not text or len(text) > _PATTERN_LIMIT:
         raise ValueError(f"it is empty, or longer than {_PATTERN_LIMIT} characters")
-    options = re2.Options()
-    options.max_mem = _PATTERN_BYTES
-    options.log_errors = False
     try:
-        re2.compile(text, options=options)
-    except re2.error as e:
+        compile_expression(text)
+    except ValueError as e:
         raise ValueError(f"it is not a regular expression that runs in linear time (RE2): {shown(e)}") from None
     return text
 

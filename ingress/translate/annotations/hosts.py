@@ -1,11 +1,10 @@
 """Annotations that act on a whole host, or decide how its paths are matched: what one Ingress asks for. `conflicts` decides who gets it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
-import re2
-
+from ingress.expressions import compile_expression
 from ingress.routing.regex import PATTERN_LIMIT, PROGRAM_LIMIT
 from ingress.routing.table import HostPattern
 from ingress.translate.annotations import values
@@ -37,8 +36,20 @@ class HostAsk:
             return "rewrite-target"
         return "use-regex" if self.use_regex else ""
 
+    def names_besides(self, hosts: Iterable[HostPattern]) -> tuple[HostPattern, ...]:
+        """Those that become names of the `hosts` by these annotations, but for regular expressions; others may have them already."""
+        twins = [twin for host in hosts if (twin := twin_of(host)) is not None] if self.www_twin else []
+        return (*self.aliases, *twins)
+
 
 NO_HOST_ASK = HostAsk()
+
+
+def twin_of(host: HostPattern) -> HostPattern | None:
+    """None for a host that can have none."""
+    if not host or host.startswith("*."):
+        return None
+    return HostPattern(host.removeprefix("www.") if host.startswith("www.") else f"www.{host}")
 
 
 class Annotations(Protocol):
@@ -101,12 +112,9 @@ def _check_host_pattern(pattern: str) -> None:
         raise ValueError(f"~{pattern[:100]} is empty, or has characters that no host has")
     if len(pattern) > PATTERN_LIMIT:
         raise ValueError(f"a regular expression in it is longer than {PATTERN_LIMIT} characters")
-    options = re2.Options()
-    options.log_errors = False
     try:
-        compiled = re2.compile(pattern, options)
-    except re2.error as e:
-        detail = e.args[0].decode("latin-1") if e.args and isinstance(e.args[0], bytes) else str(e)
-        raise ValueError(f"~{pattern[:100]} is not a regular expression that RE2 understands ({detail})") from e
+        compiled = compile_expression(pattern)
+    except ValueError as e:
+        raise ValueError(f"~{pattern[:100]} is not a regular expression that RE2 understands ({e})") from e
     if compiled.programsize > PROGRAM_LIMIT:
         raise ValueError(f"~{pattern[:100]} is too large a regular expression")

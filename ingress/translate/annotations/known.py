@@ -13,6 +13,7 @@ class Handling(enum.Enum):
     NO_EFFECT = (
         enum.auto()
     )  # accepted: there is nothing for it to do in a proxy that streams and has no buffers to size
+    CANARY_ONLY = enum.auto()  # a warning: the Ingress is no canary
     NOT_READ_BY_NGINX = enum.auto()  # a warning: it has never worked
 
 
@@ -30,7 +31,6 @@ ON = frozenset(("true", "t", "1", "on"))
 
 _PLAIN = "the Ingress is served without it"
 _NO_LIMIT = "requests are not limited"
-_NO_CANARY = 'it has no effect without canary: "true", in ingress-nginx neither'
 
 
 def _unsupported(consequence: str = _PLAIN, harmless: frozenset[str] = frozenset()) -> Known:
@@ -40,19 +40,20 @@ def _unsupported(consequence: str = _PLAIN, harmless: frozenset[str] = frozenset
 _ACCESS = Known(Handling.ACCESS_RULE)
 _SWITCHED_ACCESS = Known(Handling.ACCESS_RULE, harmless=OFF)
 _NO_EFFECT = Known(Handling.NO_EFFECT)
+_CANARY_ONLY = Known(Handling.CANARY_ONLY)
 _NOT_READ = Known(Handling.NOT_READ_BY_NGINX)
 
 KNOWN: dict[str, Known] = {
     # routing
     # sessions and balancing (the rest is read)
-    "affinity-canary-behavior": _unsupported(_NO_CANARY),
+    "affinity-canary-behavior": _CANARY_ONLY,
     # canary (canary itself is read)
-    "canary-by-header": _unsupported(_NO_CANARY),
-    "canary-by-header-value": _unsupported(_NO_CANARY),
-    "canary-by-header-pattern": _unsupported(_NO_CANARY),
-    "canary-by-cookie": _unsupported(_NO_CANARY),
-    "canary-weight": _unsupported(_NO_CANARY),
-    "canary-weight-total": _unsupported(_NO_CANARY),
+    "canary-by-header": _CANARY_ONLY,
+    "canary-by-header-value": _CANARY_ONLY,
+    "canary-by-header-pattern": _CANARY_ONLY,
+    "canary-by-cookie": _CANARY_ONLY,
+    "canary-weight": _CANARY_ONLY,
+    "canary-weight-total": _CANARY_ONLY,
     # authentication; whatever else starts with auth- is treated alike (see `lookup`)
     # web application firewall: an access rule by intent
     "enable-modsecurity": _SWITCHED_ACCESS,

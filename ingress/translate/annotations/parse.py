@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import msgspec
 
+from ingress.config import NGINX_ANNOTATIONS, OWN_ANNOTATIONS
 from ingress.errors import VerdictReason
 from ingress.routing.table import (
     CookieAffinity,
@@ -43,7 +44,8 @@ from ingress.translate.options.model import DEFAULT_OPTIONS, Options, Risk
 from ingress.translate.report import Report, shown
 from ingress.variables import Part, Variable
 
-OWN_PREFIX = "aioingress.io/"
+OWN_PREFIX = f"{OWN_ANNOTATIONS}/"
+NGINX_PREFIX = f"{NGINX_ANNOTATIONS}/"
 
 T = TypeVar("T")
 
@@ -125,6 +127,8 @@ def parse_annotations(
         for key, value in (annotations or {}).items():
             if key.startswith(prefix):
                 found[key[len(prefix) :]] = (key, value.strip())
+    if annotations and NGINX_PREFIX not in prefixes:
+        _warn_of_other_prefix(annotations, prefixes[-1], report)
     options = context.options
     if not found and not context.acts_by_option:
         if options is DEFAULT_OPTIONS:
@@ -201,6 +205,19 @@ def parse_annotations(
         host=host_ask,
         tls=tls,
     )
+
+
+def _warn_of_other_prefix(annotations: Mapping[str, str], prefix: str, report: Report) -> None:
+    """One of them is named: somebody may count on its access rules. ingress-nginx's webhook refuses such an Ingress."""
+    key = min((key for key in annotations if key.startswith(NGINX_PREFIX)), default=None)
+    if key is not None:
+        report.warning(
+            field_of(key),
+            VerdictReason.UNSUPPORTED_ANNOTATION,
+            f"Annotations of {NGINX_ANNOTATIONS} are not read here, access rules included: those of {prefix.rstrip('/')} are"
+            " (--annotations-prefix).",
+            annotations[key],
+        )
 
 
 class _Reader:
@@ -341,6 +358,11 @@ def _cookie_mode(text: str) -> CookieMode:
     return mode
 
 
+def _secure(text: str) -> bool | None:
+    """`false` is the default in ingress-nginx: the cookie of an https request is Secure all the same."""
+    return values.boolean(text) or None
+
+
 def _cookie(reader: _Reader) -> CookieAffinity:
     nothing: int | None = None
     as_request: bool | None = None
@@ -352,7 +374,7 @@ def _cookie(reader: _Reader) -> CookieAffinity:
         same_site=reader.take("session-cookie-samesite", values.same_site, ""),
         max_age_s=reader.take("session-cookie-max-age", values.positive, nothing),
         expires_s=reader.take("session-cookie-expires", values.positive, nothing),
-        secure=reader.take("session-cookie-secure", values.boolean, as_request),
+        secure=reader.take("session-cookie-secure", _secure, as_request),
         change_on_failure=reader.take("session-cookie-change-on-failure", values.boolean, False),
         conditional_same_site_none=reader.take("session-cookie-conditional-samesite-none", values.boolean, False),
     )
@@ -408,6 +430,8 @@ def _not_read(reader: _Reader, name: str) -> str:
             return _close(reader, key, value, "This access rule is not supported yet")
         case Handling.UNSUPPORTED:
             reader.unsupported(key, value, f"This annotation is not supported yet: {known.consequence}.")
+        case Handling.CANARY_ONLY:
+            reader.unsupported(key, value, 'It has no effect without canary: "true", in ingress-nginx neither.')
         case Handling.NOT_READ_BY_NGINX:
             instead = INSTEAD.get(name)
             hint = f" {instead} is the annotation that does it." if instead else ""

@@ -9,13 +9,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
-import re2
 
+from ingress.expressions import compile_text_expression
 from ingress.routing.https import TLS_REDIRECT, ClientCertificate, RedirectWhen, TLSRedirect
 from ingress.routing.table import Feature
 from ingress.routing.tls import ClientAuth, ClientVerify
 from ingress.translate.annotations import values
-from ingress.translate.ciphers import known_ciphers
+from ingress.translate.ciphers import parse_ciphers
 from ingress.translate.features import AnnotationError, AnnotationReader
 from ingress.translate.report import shown
 from ingress.translate.tls.authority import inspect_authority
@@ -35,7 +35,6 @@ PASSTHROUGH = "ssl-passthrough"
 ACCESS = frozenset((_SECRET, *_DETAILS))
 NAMES = (*REDIRECT, _SECRET, *_DETAILS, *CIPHERS, PASSTHROUGH)
 
-_CIPHERS = re.compile(r"[A-Za-z0-9!:+\-_@=]{1,1024}", re.ASCII)
 _VERIFY = ("on", "off", "optional", "optional_no_ca")
 _PATTERN_LIMIT = 1000
 _URL = re.compile(r"[!-~]{1,2000}", re.ASCII)
@@ -114,16 +113,10 @@ def parse_tls_ask(reader: AnnotationReader, https_port: int, *, passthrough_enab
     return TLSAsk(
         redirect,
         _client(reader),
-        reader.take("ssl-ciphers", _ciphers, ""),
+        reader.take("ssl-ciphers", parse_ciphers, ""),
         reader.take("ssl-prefer-server-ciphers", values.boolean, unset),
         reader.key(PASSTHROUGH) if passthrough and passthrough_enabled else "",
     )
-
-
-def _ciphers(text: str) -> str:
-    if not _CIPHERS.fullmatch(text):
-        raise ValueError("it is not a list of ciphers as OpenSSL writes it: names with : between them")
-    return known_ciphers(text)
 
 
 def _client(reader: AnnotationReader) -> ClientAsk | None:
@@ -177,11 +170,9 @@ def _match_dn(text: str) -> str:
         raise ValueError("it does not start with CN=")
     if len(text) > _PATTERN_LIMIT:
         raise ValueError(f"it is longer than {_PATTERN_LIMIT} characters")
-    options = re2.Options()
-    options.log_errors = False
     try:
-        re2.compile(text, options)
-    except re2.error as e:
+        compile_text_expression(text)
+    except ValueError as e:
         raise ValueError("it is not a regular expression (RE2)") from e
     return text
 

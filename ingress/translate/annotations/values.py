@@ -7,6 +7,7 @@ from ingress.routing.table import RetryOn
 _SIZE = re.compile(r"([0-9]{1,18})([bkmg]?)", re.ASCII | re.IGNORECASE)
 _UNIT = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 _NUMBER = re.compile(r"[0-9]{1,9}", re.ASCII)
+_DOMAIN = re.compile(r"\.?[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_])?", re.ASCII)
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", re.ASCII)  # RFC 6265 cookie-name is an RFC 9110 token
 _TRUE = frozenset(("1", "t", "T", "true", "TRUE", "True"))
 _FALSE = frozenset(("0", "f", "F", "false", "FALSE", "False"))
@@ -92,9 +93,11 @@ def cookie_path(text: str) -> str:
 
 
 def cookie_domain(text: str) -> str:
-    if not text or " " in text:
+    """Browsers drop a cookie whose domain isn't one, and every request would begin a new session."""
+    _cookie_attribute(text)
+    if not _DOMAIN.fullmatch(text):
         raise ValueError("it is not a domain")
-    return _cookie_attribute(text)
+    return text
 
 
 def _cookie_attribute(text: str) -> str:

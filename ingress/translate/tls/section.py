@@ -52,8 +52,10 @@ class SectionReader:
         self._found: dict[int, Chosen | None] = {}  # by position
         self._used: set[int] = set()
 
-    def read(self, hosts: Iterable[HostPattern]) -> dict[HostPattern, HostCertificates]:
-        """`hosts` are those of the Ingress's rules. Reports what is wrong with the section."""
+    def read(
+        self, hosts: Iterable[HostPattern], besides: tuple[HostPattern, ...] = ()
+    ) -> dict[HostPattern, HostCertificates]:
+        """`hosts` are those of the Ingress's rules, `besides` other names for them (aliases, twins). Reports what is wrong with the section."""
         if not self._entries:
             return {}
         listed: dict[str, list[int]] = {}
@@ -66,7 +68,7 @@ class SectionReader:
         for host in named:
             positions = listed.get(host)
             result[host] = self._by_certificate(host) if positions is None else self._by_entry(host, positions)
-        self._report_unused(frozenset(named))
+        self._report_unused(frozenset(named), besides)
         return result
 
     def _find(self, position: int) -> None:
@@ -134,17 +136,20 @@ class SectionReader:
             )
         return HostCertificates(_one_of_a_kind(good), good[0].field if good else "spec.tls")
 
-    def _report_unused(self, hosts: frozenset[HostPattern]) -> None:
+    def _report_unused(self, hosts: frozenset[HostPattern], besides: tuple[HostPattern, ...]) -> None:
         for position, entry in enumerate(self._entries):
             for index, text in enumerate(entry.hosts):
                 name = text.lower()
-                if name not in hosts and not (position in self._used and any(covers((name,), host) for host in hosts)):
-                    self._report.warning(
-                        f"spec.tls[{position}].hosts[{index}]",
-                        VerdictReason.INVALID_FIELD,
-                        "No rule of the Ingress has this host: nothing is served for it.",
-                        text,
-                    )
+                other_name = covers(besides, name)
+                if name in hosts or (
+                    position in self._used and (other_name or any(covers((name,), host) for host in hosts))
+                ):
+                    continue
+                if other_name:
+                    why = "It is another name of a host of the Ingress, and clients get the certificate of that host."
+                else:
+                    why = "No rule of the Ingress has this host: nothing is served for it."
+                self._report.warning(f"spec.tls[{position}].hosts[{index}]", VerdictReason.INVALID_FIELD, why, text)
             if not entry.hosts and position not in self._used and self._found[position] is not None:
                 self._report.warning(
                     f"spec.tls[{position}]",

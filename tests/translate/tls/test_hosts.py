@@ -181,6 +181,24 @@ def test_a_host_without_rule() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("annotations", "name"),
+    [
+        ({"from-to-www-redirect": "true"}, "www.a.test"),
+        ({"server-alias": "alias.test"}, "alias.test"),
+        ({"server-alias": "*.alias.test"}, "x.alias.test"),
+    ],
+)
+def test_other_names_of_a_host(annotations: dict[str, str], name: str) -> None:
+    named = certificate("a.test", name)
+    annotated = {f"nginx.ingress.kubernetes.io/{key}": value for key, value in annotations.items()}
+    assert compiled(site("a.test", annotations=annotated, tls=[tls("a.test", name)]), tls_secret(named)).verdicts == ()
+    apart = [tls("a.test"), tls(name, secret="b")]
+    found = only(compiled(site("a.test", annotations=annotated, tls=apart), tls_secret(A), tls_secret(named, "b")))
+    assert (found.field, found.value) == ("spec.tls[1].hosts[0]", name)
+    assert "another name" in found.message
+
+
 def test_a_wildcard_in_tls_for_an_exact_rule_is_no_mistake() -> None:
     result = compiled(site("a.test", tls=[tls("*.test")]), tls_secret(WILD))
     assert (shown(result, "a.test"), result.verdicts) == ([WILD.pem], ())

@@ -32,7 +32,7 @@ KEYS = (
     refused(
         "log-format-stream",
         "[$remote_addr] [$time_local] $protocol $status $bytes_sent $bytes_received $session_time",
-        "connections of TCP services are not logged",
+        "connections of TCP services are logged in a format of their own",
     ),
     differs(
         "skip-access-log-urls",

@@ -1,6 +1,7 @@
 """TLS towards clients, redirects to it, and the protocols above it."""
 
 from ingress.translate.annotations.values import boolean, count
+from ingress.translate.ciphers import parse_ciphers
 from ingress.translate.options import values
 from ingress.translate.options.keys.base import EMPTY_OR_OFF, EMPTY_OR_ON, no_effect, refused, same
 
@@ -23,7 +24,7 @@ KEYS = (
         "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384:"
         "ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305:DHE-RSA-AES128-GCM-SHA256:DHE-RSA-AES256-GCM-SHA384",
         "proxy.tls.ciphers",
-        values.ciphers,
+        parse_ciphers,
         "ECDHE-RSA-AES128-GCM-SHA256",
         _LIVE + "test_ciphers",
         "of TLS 1.2 and older; " + _NEW,
