@@ -64,7 +64,7 @@ KNOWN: dict[str, Known] = {
     "fastcgi-index": _unsupported("FastCGI is not spoken"),
     "fastcgi-params-configmap": _unsupported("FastCGI is not spoken"),
     # limits
-    "global-rate-limit": _unsupported(_NO_LIMIT),
+    "global-rate-limit": _unsupported(f"{_NO_LIMIT}; limit-rps limits them in each replica"),
     "global-rate-limit-window": _unsupported(_NO_LIMIT),
     "global-rate-limit-key": _unsupported(_NO_LIMIT),
     "global-rate-limit-ignored-cidrs": _unsupported(_NO_LIMIT),

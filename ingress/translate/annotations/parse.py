@@ -417,7 +417,12 @@ def _not_read(reader: _Reader, name: str) -> str:
             return _close(
                 reader, key, value, f"The directive {shown(directive)} in it restricts access, and snippets are not run"
             )
-        reader.unsupported(key, value, "Snippets of nginx configuration are not run: the Ingress is served without it.")
+        reader.unsupported(
+            key,
+            value,
+            "Snippets of nginx configuration are not run: the Ingress is served without it. Headers are set by request-headers and response-headers, "
+            "redirects by permanent-redirect, all else by a middleware in Python.",
+        )
         return ""
     known = lookup(name)
     if known is None:
