@@ -209,7 +209,6 @@ class Contexts:
         certificates = [self._table.certificates[name] for name in names]
         ciphers = usable_ciphers(ciphers)
         try:
-            ciphers = usable_ciphers(ciphers)
             if auth is not None:
                 from ingress.tls.clientcert import ClientAuthContext  # memory that only such hosts are worth
 
