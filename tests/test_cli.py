@@ -372,7 +372,10 @@ BAD = [
     ),
     (["serve", "-v=2"], "ingress serve: no such option '-v' (a flag of ingress-nginx): use --log-level;"),
     (["serve", "--enable-metrics"], "leave it out: metrics are always served, at --admin-address;"),
-    (["demo", "--http-port=80"], "ingress demo: no such option '--http-port'. Did you mean '--http-address'?;"),
+    (
+        ["demo", "--http-port=80"],
+        "ingress demo: no such option '--http-port'. (Did you mean one of: '--http-address', '--https-address'?);",
+    ),
     (["serve", "--manifests"], "ingress serve: option '--manifests' requires an argument;"),
     (
         ["serve", "--manifests", "/no/such"],
