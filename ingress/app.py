@@ -253,7 +253,7 @@ class Controller:
             group.create_task(source.run(), name="source")
             group.create_task(self._resolver.run(), name="resolver")
             group.create_task(self._translate(pool, source, group), name="translate")
-            group.create_task(self._watch_expiry(source), name="expiry")
+            group.create_task(self._watch_expiry(), name="expiry")
             group.create_task(pool.run(), name="workers")
 
     async def _translate(self, pool: WorkerPool, source: Source, group: asyncio.TaskGroup) -> None:
@@ -282,10 +282,8 @@ class Controller:
                     took_ms,
                 )
             self._certificates, self._found = built.certificates, (*change.verdicts, *built.verdicts)
-            self._built = built
-            verdicts = self._all_verdicts()
-            self._count_config_errors(verdicts)
-            self._table, self._built, self._found = built.table, built, verdicts
+            self._table, self._built = built.table, built
+            self._count_config_errors(self._found)
             self._served.append((self._generation, built.served))
             self._on_acknowledged(pool.acknowledged)
             self._report()
@@ -311,17 +309,18 @@ class Controller:
         return deadline if self._store.waiting and time.monotonic() < deadline else None
 
     def _all_verdicts(self) -> tuple[Verdict, ...]:
-        return (*self._found, *expiry_verdicts(self._certificates, datetime.now(UTC)))
+        """Of the newest build, of the certificates that it uses as time goes, and of the ports that the workers can't have."""
+        tcp = self._settings.translate.tcp_services
+        failures = self._pool.port_failures if self._pool is not None and tcp is not None else {}
+        ports = (_port_verdict(tcp, *failure) for failure in sorted(failures.items()))
+        return (*self._found, *expiry_verdicts(self._certificates, datetime.now(UTC)), *ports)
 
-    async def _watch_expiry(self, source: Source) -> None:
+    async def _watch_expiry(self) -> None:
         """Certificates come to their end without any change of an object."""
         while True:
             await asyncio.sleep(_EXPIRY_PERIOD_S)
-            verdicts = self._all_verdicts()
-            if self._built is not None and verdicts != self._verdicts:
-                self._verdicts = verdicts
-                self._verdict_log.update(verdicts)
-                source.compiled(self._built, verdicts)
+            if self._all_verdicts() != self._verdicts:
+                self._report()
 
     async def _settle(self, source: Source, names: frozenset[str]) -> None:
         """The first sync counts when what it named (ExternalName hosts, Secrets) was looked up, or could not be in reasonable time."""
@@ -343,9 +342,7 @@ class Controller:
         """To the log, the admin listener and the source: what the newest build is not, and which ports the workers can't have."""
         if self._built is None or self._source is None:
             return
-        ports = self._settings.translate.tcp_services
-        failures = self._pool.port_failures if self._pool is not None and ports is not None else {}
-        self._verdicts = (*self._found, *(_port_verdict(ports, *failure) for failure in sorted(failures.items())))
+        self._verdicts = self._all_verdicts()
         self._verdict_log.update(self._verdicts)
         self._source.compiled(self._built, self._verdicts)
 

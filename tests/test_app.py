@@ -211,8 +211,11 @@ async def test_certificates_come_to_their_end_without_a_change(tmp_path, monkeyp
     facts = inspect_pair(made.pem.encode(), made.key_pem.encode()).facts
     secret = ObjectRef(Kind.SECRET, "default", "cert")
     controller._certificates = (CertificateUse("a.test", secret, facts, "Ingress default/web", "spec.tls[0]"),)
-    watching = asyncio.create_task(controller._watch_expiry(Listening()))
+    controller._source = Listening()
+    watching = asyncio.create_task(controller._watch_expiry())
     async with asyncio.timeout(10):
         await told.wait()
     watching.cancel()
-    assert controller._verdicts[0].object == "Ingress default/web"
+    assert [v.object for v in controller._verdicts] == ["Ingress default/web"]
+    controller._report()  # by a build that changes nothing
+    assert [v.object for v in controller._verdicts] == ["Ingress default/web"]

@@ -245,6 +245,7 @@ def test_metrics_and_expiry(live: Serve) -> None:
     soon = issue("soon.test", not_after=NOW + timedelta(days=3))
     write(place / "soon.yaml", site("soon", "soon.test", "soon"), tls_secret("soon", soon))
     eventually(lambda: live.verdicts("CertificateExpiry", "default/soon"), "a warning")
+    assert len(live.verdicts("CertificateExpiry")) == 1
     labels = {"host": "soon.test", "secret_name": "soon", "namespace": "default"}
     assert live.metric("aioingress_ssl_expire_time_seconds", **labels) == (NOW + timedelta(days=3)).timestamp()
     assert live.metric("aioingress_ssl_certificate_info", public_key_algorithm="ECDSA", **labels) == 1
