@@ -2,16 +2,11 @@
 exits with 1 if they are out of date.
 """
 
-import argparse
 import sys
-from collections.abc import Sequence
-from pathlib import Path
 
 from ingress.translate.annotations.catalog import GROUPS, Row
+from tools.tables import Page, cell, proof
 
-ROOT = Path(__file__).resolve().parent.parent
-PAGE = ROOT / "docs" / "annotations.md"
-START, END = "<!-- annotations: start -->\n", "<!-- annotations: end -->\n"
 _HEAD = "| annotation | default | status | | proved by |\n|---|---|---|---|---|\n"
 
 
@@ -21,38 +16,11 @@ def render() -> str:
 
 
 def _row(row: Row) -> str:
-    file, _, function = row.test.partition("::")
-    default = f"`{_cell(row.default)}`" if row.default else ""
-    return f"| `{row.name}` | {default} | {row.status} | {_cell(row.note)} | [{function}](../{file}) |\n"
+    default = f"`{cell(row.default)}`" if row.default else ""
+    return f"| `{row.name}` | {default} | {row.status} | {cell(row.note)} | {proof(row.test)} |\n"
 
 
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
-
-
-def page(text: str) -> str:
-    """`text` with the tables as they should be. Raise ValueError if it has no place for them."""
-    before, start, rest = text.partition(START)
-    _, end, after = rest.partition(END)
-    if not start or not end:
-        raise ValueError("docs/annotations.md has no place for the tables")
-    return f"{before}{start}\n{render()}\n{end}{after}"
-
-
-def main(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tools.annotation_docs", description=__doc__)
-    parser.add_argument("--check", action="store_true", help="only compare")
-    arguments = parser.parse_args(argv)
-    text = PAGE.read_text(encoding="utf-8")
-    wanted = page(text)
-    if text == wanted:
-        return 0
-    if arguments.check:
-        print("docs/annotations.md is out of date: run `make manifest`", file=sys.stderr)
-        return 1
-    PAGE.write_text(wanted, encoding="utf-8")
-    return 0
-
+PAGE = Page("annotations", render)
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(PAGE.main(sys.argv[1:], "python -m tools.annotation_docs", __doc__))
