@@ -1,12 +1,10 @@
 """The text that Prometheus reads."""
 
 import re
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
@@ -18,24 +16,9 @@ from ingress.metrics import (
     RouteStats,
     WorkerMetrics,
 )
+from tests.prometheus import samples, value_of
 
 SHOP = ("shop", "web", "frontend", "80")
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def samples(families: Iterable[Metric]) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-    return {(s.name, frozenset(s.labels.items())): s.value for family in families for s in family.samples}
-
-
-def value_of(text: str, name: str, **labels: str) -> float:
-    return samples(parse_text(text))[name, frozenset(labels.items())]
 
 
 def busy_snapshot() -> MetricsSnapshot:

@@ -1,12 +1,8 @@
 """Counting in workers, merging in the parent."""
 
-from collections.abc import Iterable
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from prometheus_client.metrics_core import Metric
-from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from ingress.exposition import render
 from ingress.facts import ControllerFacts
@@ -19,24 +15,9 @@ from ingress.metrics import (
     decode_snapshot,
     merge,
 )
+from tests.prometheus import Clock
 
 SHOP = ("shop", "web", "frontend", "80")
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def samples(families: Iterable[Metric]) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-    return {(s.name, frozenset(s.labels.items())): s.value for family in families for s in family.samples}
-
-
-def value_of(text: str, name: str, **labels: str) -> float:
-    return samples(parse_text(text))[name, frozenset(labels.items())]
 
 
 # ---- counting -----------------------------------------------------------------------------------------------------

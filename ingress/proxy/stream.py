@@ -70,7 +70,29 @@ class StreamContext:
         self.connections: set[StreamConnection] = set()  # all that are open: what the sweep looks at
 
 
-class StreamConnection(asyncio.Protocol):
+class _Side(asyncio.Protocol):
+    """One of the two connections of a relay; reading from it stops while the other takes no more."""
+
+    __slots__ = ("_paused", "eof", "transport")
+
+    def __init__(self) -> None:
+        self.transport: asyncio.Transport | None = None
+        self.eof = False  # it has sent all it will
+        self._paused = False  # reading from it
+
+    def pause_reading(self) -> None:
+        if not self._paused and self.transport is not None and not self.transport.is_closing() and not self.eof:
+            self._paused = True
+            self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        if self._paused:
+            self._paused = False
+            if self.transport is not None and not self.transport.is_closing():
+                self.transport.resume_reading()
+
+
+class StreamConnection(_Side):
     """The client's side of one relayed connection.
 
     `prologue` is sent to the endpoint before anything else. `upstream` None: there is nobody to connect to, the connection ends at once.
@@ -83,8 +105,6 @@ class StreamConnection(asyncio.Protocol):
         "_early",
         "_early_bytes",
         "_endpoint",
-        "_eof",
-        "_paused",
         "_peer",
         "_prologue",
         "_received",
@@ -98,7 +118,6 @@ class StreamConnection(asyncio.Protocol):
         "_unsent",
         "_upstream",
         "_writing_paused",
-        "transport",
     )
 
     def __init__(
@@ -109,19 +128,17 @@ class StreamConnection(asyncio.Protocol):
         client_address: str,
         prologue: bytes = b"",
     ) -> None:
+        super().__init__()
         self._context = context
         self._upstream = upstream
         self._stats = stats
         self._client_address = client_address
         self._prologue = prologue
-        self.transport: asyncio.Transport | None = None
         self._peer: _EndpointSide | None = None  # connected
         self._endpoint: EndpointState | None = None  # counted as in use
         self._task: asyncio.Task[None] | None = None  # connects
         self._early: list[bytes] = []
         self._early_bytes = 0
-        self._eof = False  # the client has sent all it will
-        self._paused = False  # reading from the client
         self._writing_paused = False  # the client is slower than the endpoint
         self._attempts: list[tuple[str, int]] = []  # endpoint and what came of it, as a status
         self._status = 200
@@ -160,7 +177,7 @@ class StreamConnection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         self._touched = True
-        self._eof = True
+        self.eof = True
         if self._peer is not None:
             self._peer.write_eof()
             return not self._peer.eof  # both directions are over: the transport closes itself behind what is unsent
@@ -178,7 +195,7 @@ class StreamConnection(asyncio.Protocol):
             self._status = 499
         peer, self._peer = self._peer, None
         if peer is not None:
-            if exc is None and self._eof and peer.eof:
+            if exc is None and self.eof and peer.eof:
                 peer.close()  # what is still in its buffer goes out
                 if peer.unsent():
                     context.loop.call_later(_LAST_BYTES_S, peer.abort)
@@ -202,17 +219,6 @@ class StreamConnection(asyncio.Protocol):
         self._writing_paused = False
         if self._peer is not None:
             self._peer.resume_reading()
-
-    def pause_reading(self) -> None:
-        if not self._paused and self.transport is not None and not self.transport.is_closing() and not self._eof:
-            self._paused = True
-            self.transport.pause_reading()
-
-    def resume_reading(self) -> None:
-        if self._paused:
-            self._paused = False
-            if self.transport is not None and not self.transport.is_closing():
-                self.transport.resume_reading()
 
     # ---- the endpoint --------------------------------------------------------------------------------------------
 
@@ -278,7 +284,7 @@ class StreamConnection(asyncio.Protocol):
             early.insert(0, self._prologue)
         if early:
             peer.transport.writelines(early)
-        if self._eof:
+        if self.eof:
             peer.write_eof()
         if self._writing_paused:
             peer.pause_reading()  # it spoke first, and much
@@ -316,7 +322,7 @@ class StreamConnection(asyncio.Protocol):
         transport = self.transport
         if transport is None or transport.is_closing():
             return
-        if self._eof or not transport.can_write_eof():
+        if self.eof or not transport.can_write_eof():
             transport.close()
         else:
             transport.write_eof()
@@ -328,10 +334,6 @@ class StreamConnection(asyncio.Protocol):
             self._close()
         elif self.transport is not None:
             self.transport.abort()
-
-    @property
-    def eof(self) -> bool:
-        return self._eof
 
     def _close(self) -> None:
         if self.transport is not None:
@@ -400,16 +402,14 @@ class StreamConnection(asyncio.Protocol):
         return f"<StreamConnection {self._client_address} received={self._received} sent={self._sent}>"
 
 
-class _EndpointSide(asyncio.Protocol):
+class _EndpointSide(_Side):
     """The connection to the endpoint: hands everything to the client's side."""
 
-    __slots__ = ("_client", "_paused", "eof", "transport", "writing_paused")
+    __slots__ = ("_client", "writing_paused")
 
     def __init__(self, client: StreamConnection) -> None:
+        super().__init__()
         self._client = client
-        self.transport: asyncio.Transport | None = None
-        self.eof = False  # the endpoint has sent all it will
-        self._paused = False
         self.writing_paused = False  # it is slower than the client
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -435,17 +435,6 @@ class _EndpointSide(asyncio.Protocol):
     def resume_writing(self) -> None:
         self.writing_paused = False
         self._client.resume_reading()
-
-    def pause_reading(self) -> None:
-        if not self._paused and self.transport is not None and not self.transport.is_closing() and not self.eof:
-            self._paused = True
-            self.transport.pause_reading()
-
-    def resume_reading(self) -> None:
-        if self._paused:
-            self._paused = False
-            if self.transport is not None and not self.transport.is_closing():
-                self.transport.resume_reading()
 
     def write(self, data: bytes) -> None:
         if self.transport is not None:

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from ingress import __version__
+from ingress.balancing.base import EndpointState
 from ingress.proxy import health
 from ingress.proxy.health import Junk, status_of
 from ingress.routing.table import (
@@ -149,17 +150,24 @@ async def test_method_host_and_port() -> None:
         assert not proxy.state_of(backend).healthy
 
 
-async def test_an_ipv6_address_is_in_brackets() -> None:
-    backend = Backend(App(), "v6")
-    try:
-        await backend.start("::1")
-    except OSError:
-        pytest.skip("no IPv6 on this machine")
+async def test_an_ipv6_address_is_in_brackets(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    async def over_ipv4(
+        state: EndpointState, check: HealthCheck, loop: asyncio.AbstractEventLoop
+    ) -> health._Connection:
+        """So that it runs where the kernel has no IPv6."""
+        asked.append(state.endpoint.address)
+        _, connection = await loop.create_connection(lambda: health._Connection(loop), "127.0.0.1", state.endpoint.port)
+        return connection
+
+    monkeypatch.setattr(health, "_connect", over_ipv4)
     async with Proxy() as proxy:
-        proxy.backends.append(backend)
+        backend = await proxy.backend(App())
         serve(proxy, Endpoint("::1", backend.port))
         await until(lambda: backend.requests)
         assert backend.requests[0].value("host") == b"[::1]:%d" % backend.port
+    assert set(asked) == {"::1"}
 
 
 async def test_no_checks_where_none_are_asked_for() -> None:
